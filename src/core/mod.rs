@@ -1,0 +1,5 @@
+//! The reactor's parts, without Python and without any protocol.
+
+pub mod buffer;
+pub mod poller;
+pub mod token;

@@ -1,0 +1,96 @@
+//! The poller contract: what a reactor asks of the kernel, in completions.
+//!
+//! The loop never asks "may I read?": it says what it wants (connections, bytes, room to send) and is told
+//! what happened. A completion interface such as io_uring does this by itself; a readiness interface such as
+//! epoll does the system call when told it may, and presents the outcome. The contract, which
+//! `tests/poller_contract.rs` holds against every backend:
+//!
+//! 1. **Tokens.** Every registration carries a token; every completion names it. After `forget`, no
+//!    completion of that token is delivered by a later `wait`. (Those of the running turn may already be in
+//!    the caller's list: the slab's generations discard them.)
+//! 2. **Accepting** goes on until `stop_accept`. A failed accept is `AcceptFailed` and accepting goes on;
+//!    the loop decides about backing off.
+//! 3. **Receiving** goes on until `pause`, `Ended` or `Failed`. `pause` is a request: a backend that has
+//!    receives in flight may still deliver them in one later `wait`. `receive` undoes it.
+//! 4. **Leases** are valid until `recycle`, however many `wait`s lie between. When the backend has no more
+//!    room it delivers nothing further and loses nothing: what waits in the kernel comes after `recycle`.
+//! 5. **Sending**: `send` takes what leaves at once and says how much. `Blocked` promises exactly one `Sent`
+//!    (with what has left since, possibly 0) or `Failed` later, and the loop calls `send` again for the rest.
+//!    From `Blocked` to that completion the queue's flight must neither move nor change nor be freed.
+//! 6. **Ends.** `Ended` (the peer will send no more; sending may go on) comes once, after the last bytes.
+//!    `Failed` comes once and is the last completion of its token.
+//! 7. **Watching** is for descriptors that somebody else reads and writes (asyncio's `add_reader`): level
+//!    triggered, told anew by each `wait` while it holds.
+//! 8. `wait` sleeps at most `timeout` (`None`: until something happens), and appends what happened. A signal
+//!    ends it early without an error.
+//!
+//! A poller never closes a descriptor it was given; descriptors it accepted belong to the completion.
+
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::time::Duration;
+
+use super::buffer::{Lease, SegmentQueue};
+use super::token::Token;
+
+/// What a watched descriptor can do, or what somebody wants to know of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Readiness {
+    pub readable: bool,
+    pub writable: bool,
+}
+
+/// What happened, told by [`Poller::wait`].
+#[derive(Debug)]
+pub enum Completion {
+    /// A connection was accepted: non-blocking, close-on-exec.
+    Accepted { listener: Token, fd: OwnedFd },
+    /// One accept failed, with this errno (`EMFILE` and `ENFILE`: out of descriptors).
+    AcceptFailed { listener: Token, errno: i32 },
+    /// At least one byte arrived.
+    Received { token: Token, lease: Lease },
+    /// The peer closed its sending side.
+    Ended { token: Token },
+    /// A blocked send can go on; `bytes` have left since.
+    Sent { token: Token, bytes: usize },
+    /// The connection is broken, with this errno.
+    Failed { token: Token, errno: i32 },
+    /// A watched descriptor is ready.
+    Ready { token: Token, readiness: Readiness },
+}
+
+/// How a [`Poller::send`] went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendOutcome {
+    /// Everything that was queued has left: this many bytes.
+    Done(usize),
+    /// This many bytes have left; one `Sent` or `Failed` follows.
+    Blocked(usize),
+}
+
+/// One way of waiting for the kernel. See the module for the contract.
+pub trait Poller: Send {
+    fn name(&self) -> &'static str;
+
+    fn accept(&mut self, listener: Token, fd: RawFd) -> io::Result<()>;
+    fn stop_accept(&mut self, listener: Token, fd: RawFd);
+
+    /// Begin, or go on, receiving from a connected stream socket (non-blocking).
+    fn receive(&mut self, token: Token, fd: RawFd) -> io::Result<()>;
+    fn pause(&mut self, token: Token, fd: RawFd);
+
+    /// Send from the front of `output`, which the caller advances by what the outcome or `Sent` says.
+    /// An error is the connection's end (as `Failed` is): nothing more follows for the token.
+    fn send(&mut self, token: Token, fd: RawFd, output: &mut SegmentQueue) -> io::Result<SendOutcome>;
+
+    /// Tell when a foreign descriptor is ready, replacing what was asked for this token before.
+    fn watch(&mut self, token: Token, fd: RawFd, interest: Readiness) -> io::Result<()>;
+
+    /// Let go of a descriptor, whatever it was registered for, before it is closed.
+    fn forget(&mut self, token: Token, fd: RawFd);
+
+    fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()>;
+
+    /// Every lease given so far is wanted no more.
+    fn recycle(&mut self);
+}

@@ -1,0 +1,5 @@
+//! Penstock's data plane. Rust moves the bytes; Python decides.
+//!
+//! Dependencies point one way: `core` <- `net` <- `protocol` <- `server` <- `py`.
+
+pub mod core;
