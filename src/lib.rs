@@ -3,3 +3,4 @@
 //! Dependencies point one way: `core` <- `net` <- `protocol` <- `server` <- `py`.
 
 pub mod core;
+pub mod protocol;
