@@ -216,11 +216,10 @@ impl<C: Default> Io<C> {
         tokens
     }
 
-    /// Append to a connection's output; it leaves with this turn's flush. A closed connection takes nothing.
-    pub fn append_with(&mut self, token: Token, write: impl FnOnce(&mut Vec<u8>)) {
-        if let Some((queue, buffers)) = self.output(token) {
-            queue.append_with(buffers, write);
-        }
+    /// Append to a connection's output; it leaves with this turn's flush. `None`: the connection is closed.
+    pub fn append_with<R>(&mut self, token: Token, write: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
+        let (queue, buffers) = self.output(token)?;
+        Some(queue.append_with(buffers, write))
     }
 
     /// Append foreign bytes without copying them. Hands the owner back when the connection takes nothing.

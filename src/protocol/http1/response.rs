@@ -97,7 +97,7 @@ pub struct ResponseContext<'a> {
     /// The body's length, when the whole of it is there before the head is written.
     pub whole_body_bytes: Option<u64>,
     /// For `date`, from a [`DateCache`].
-    pub date: &'a [u8],
+    pub date: Option<&'a [u8]>,
     /// For `server`.
     pub server: Option<&'a [u8]>,
 }
@@ -261,8 +261,8 @@ impl<'a> ResponseHead<'a> {
     }
 
     fn write_identity(&mut self, context: &ResponseContext<'_>) {
-        if !self.has_date {
-            self.write_line(b"date", context.date);
+        if let (Some(date), false) = (context.date, self.has_date) {
+            self.write_line(b"date", date);
         }
         if let (Some(server), false) = (context.server, self.has_server) {
             self.write_line(b"server", server);
@@ -513,7 +513,7 @@ mod tests {
             keep_alive_wanted: true,
             request_minor: 1,
             whole_body_bytes: None,
-            date: DATE,
+            date: Some(DATE),
             server: Some(b"penstock"),
         }
     }

@@ -6,7 +6,6 @@
 mod cycle;
 mod names;
 mod reply;
-mod response;
 mod scope;
 mod task;
 
@@ -161,7 +160,7 @@ impl AsgiServer {
         let cycle = Bound::new(py, HttpCycle::new(slf.clone().unbind(), token))?;
         let context = task::copy_context(py, &server.context)?;
         let spare = server.state.enter()?.spares.take();
-        let spare = match spare {
+        let mut spare = match spare {
             Some(spare) => spare,
             None => {
                 let make = server.state.enter()?.spares.maker(py);
@@ -191,17 +190,20 @@ impl AsgiServer {
 
     /// `None` when the connection was closed before its turn came.
     fn build_scope<'py>(&self, py: Python<'py>, token: Token) -> PyResult<Option<Bound<'py, PyDict>>> {
-        let mut state = self.state.enter()?;
-        self.reactor.get().with(|inner| {
+        let found = self.reactor.get().with(|inner| {
             let event_loop = &mut inner.event_loop;
-            let Some(http) = &event_loop.service.http else { return Ok(None) };
+            let http = event_loop.service.http.as_ref()?;
             let peer = http.peer(&mut event_loop.io, token);
             let listener = http.listener(&mut event_loop.io, token);
-            match http.request(&mut event_loop.io, token) {
-                Some(request) => state.scopes.build(py, &request, peer, listener).map(Some),
-                None => Ok(None),
-            }
-        })?
+            let request = http.request(&mut event_loop.io, token)?;
+            // SAFETY: outlives the guard, because building a scope can start a collection, whose finalizers may need
+            // the reactor. The request's bytes stay: only a turn moves them, and no turn happens within a batch.
+            Some((unsafe { request.outlive() }, peer, listener))
+        })?;
+        match found {
+            Some((request, peer, listener)) => self.state.enter()?.scopes.build(py, &request, peer, listener).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// The application's coroutine has ended: see that the request has, too.

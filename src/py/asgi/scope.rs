@@ -97,11 +97,12 @@ impl ScopeBuilder {
         // the list is dropped with some places still null, which its deallocation allows.
         let list = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyList_New(spans.len() as ffi::Py_ssize_t))? };
         for (at, &(name, value)) in spans.iter().enumerate() {
-            let pair = if value.is_empty() {
-                header_pair(py, name.of(request.bytes), b"")?
-            } else {
+            let pair = if name.end() < value.start() && !value.is_empty() {
                 let line = &request.bytes[name.start()..value.end()];
                 self.header(py, line, name.len(), value.len())?
+            } else {
+                // Empty, or a Host whose value was taken out of an absolute target.
+                header_pair(py, name.of(request.bytes), value.of(request.bytes))?
             };
             // SAFETY: the place is empty and inside the list; the reference is given away.
             unsafe { ffi::PyList_SET_ITEM(list.as_ptr(), at as ffi::Py_ssize_t, pair.into_ptr()) };

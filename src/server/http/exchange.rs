@@ -1,7 +1,7 @@
 //! An Exchange is one request and its response while they last. It owns the bytes that wait for either side.
 
 use crate::core::buffer::Lease;
-use crate::protocol::http1::{BodyDecoder, BodyWriter, HeadScanner, HttpError, Limits, RequestHead};
+use crate::protocol::http1::{BodyDecoder, BodyFraming, BodyMode, BodyWriter, HeadScanner, HttpError, Limits, RequestHead};
 
 /// What the connection's input is in the middle of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +68,7 @@ impl Default for Exchange {
             head: RequestHead::default(),
             head_place: HeadPlace::Owned,
             head_bytes: Vec::new(),
-            decoder: BodyDecoder::default(),
+            decoder: BodyDecoder::new(BodyFraming::None),
             body_lease: None,
             body: Vec::new(),
             listed_as_leased: false,
@@ -80,7 +80,7 @@ impl Default for Exchange {
             peer_ended: false,
             answer: Answer::Unstarted,
             status: 0,
-            writer: BodyWriter::default(),
+            writer: BodyWriter::new(BodyMode::Forbidden),
             request_line: Vec::new(),
         }
     }
@@ -132,6 +132,16 @@ impl Exchange {
             self.raw.drain(..self.at);
             self.at = 0;
         }
+    }
+
+    /// Whether the connection can go on after a response that ends now: the request was read to its end.
+    pub fn can_be_followed(&self) -> bool {
+        self.stage == Stage::Whole
+    }
+
+    /// Whether it may still become so, if the response goes on (`whole`: it does not).
+    pub fn may_be_followed(&self, whole: bool) -> bool {
+        self.can_be_followed() || !whole && (self.continue_sent || !self.head.expect_continue)
     }
 
     /// A request was parsed, and its response is not complete.
@@ -244,6 +254,16 @@ impl Exchange {
 pub struct RequestView<'a> {
     pub bytes: &'a [u8],
     pub head: &'a RequestHead,
+}
+
+impl RequestView<'_> {
+    /// # Safety
+    /// The caller sees to it that the exchange is neither changed nor dropped, and the poller not recycled, while
+    /// the longer-lived view is in use.
+    pub unsafe fn outlive<'a>(self) -> RequestView<'a> {
+        // SAFETY: only the lifetime changes; the caller vouches for it.
+        unsafe { std::mem::transmute(self) }
+    }
 }
 
 /// What there is of a request's body.

@@ -12,7 +12,7 @@ use crate::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
 use crate::core::{CloseReason, Io, Token};
 use crate::net;
 use crate::protocol::http1::{
-    BodyFraming, BodyMode, BodyWriter, CONTINUE, DateCache, HttpError, Limits, ResponseContext, ResponseError,
+    BodyDecoder, BodyFraming, BodyWriter, CONTINUE, DateCache, HttpError, Limits, ResponseContext, ResponseError, ResponseFraming,
     ResponseHead, error_response,
 };
 
@@ -61,14 +61,6 @@ pub enum Body<'a> {
     Borrowed(&'a [u8], Owner),
 }
 
-impl Body<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Body::Copied(bytes) | Body::Borrowed(bytes, _) => bytes.len(),
-        }
-    }
-}
-
 #[derive(Debug)]
 pub enum RespondError {
     /// The peer is gone: nothing can be sent.
@@ -92,6 +84,7 @@ pub struct HttpServer {
     spare: Vec<Box<Exchange>>,
     date: DateCache,
     date_at: Option<Instant>,
+    unix_seconds: u64,
     access_log: Option<AccessLog>,
     in_progress: usize,
     draining: bool,
@@ -106,8 +99,9 @@ impl HttpServer {
             events: VecDeque::new(),
             leased: Vec::new(),
             spare: Vec::new(),
-            date: DateCache::default(),
+            date: DateCache::new(0),
             date_at: None,
+            unix_seconds: 0,
             access_log,
             in_progress: 0,
             draining: false,
@@ -194,6 +188,9 @@ impl HttpServer {
     // ---- input ------------------------------------------------------------------------------------------------
 
     pub fn received(&mut self, io: &mut HttpIo, token: Token, lease: Lease) {
+        if io.is_closing(token) {
+            return;
+        }
         let Some(connection) = io.state(token) else { return };
         let mut exchange = connection.active.take().unwrap_or_else(|| self.spare.pop().unwrap_or_default());
         let outcome = self.take_bytes(io, token, &mut exchange, lease);
@@ -272,7 +269,7 @@ impl HttpServer {
         exchange.is_head = head.method.of(exchange.head_slice()) == b"HEAD";
         exchange.keep_alive = head.keep_alive;
         exchange.stage = if head.framing == BodyFraming::None { Stage::Whole } else { Stage::Body };
-        exchange.decoder = BodyDecoder::new(head.framing, &self.settings.limits);
+        exchange.decoder = BodyDecoder::new(head.framing);
         if self.access_log.is_some() {
             let (head, bytes) = (&exchange.head, exchange.head_slice());
             let mut line = std::mem::take(&mut exchange.request_line);
@@ -311,11 +308,18 @@ impl HttpServer {
             io.abort(token);
         } else {
             let date = self.date(io.now());
-            let server = self.settings.server_header;
-            io.append_with(token, |out| error_response(out, error, date.as_deref(), server.map(str::as_bytes)));
+            let context = ResponseContext {
+                request_is_head: exchange.is_head,
+                keep_alive_wanted: false,
+                request_minor: 1,
+                whole_body_bytes: None,
+                date: date.as_ref().map(|date| &date[..]),
+                server: self.settings.server_header.map(str::as_bytes),
+            };
+            io.append_with(token, |out| error_response(out, error, context));
             if let Some(log) = &mut self.access_log {
                 let peer = io.state(token).map_or(PeerAddress::Unknown, |connection| connection.peer);
-                log.line(peer, if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line }, error.status());
+                log.line(peer, if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line }, error.status);
             }
             io.close(token);
         }
@@ -423,25 +427,22 @@ impl HttpServer {
         let context = ResponseContext {
             request_is_head: exchange.is_head,
             request_minor: exchange.head.minor_version,
-            keep_alive_wanted: exchange.keep_alive && !draining && exchange.can_be_followed(),
+            keep_alive_wanted: exchange.keep_alive && !draining && exchange.may_be_followed(whole),
             whole_body_bytes: whole.then_some(body_bytes as u64),
-            date: date.as_deref(),
+            date: date.as_ref().map(|date| &date[..]),
             server: server.map(str::as_bytes),
         };
-        let mut framing = Ok(None);
-        io.append_with(token, |out| {
-            framing = (|| {
-                let mut head = ResponseHead::start(out, status);
-                write_headers(&mut head)?;
-                Ok(Some(head.finish(&context)?))
-            })();
+        let framing = io.append_with(token, |out| -> Result<ResponseFraming, E> {
+            let mut head = ResponseHead::start(out, status);
+            write_headers(&mut head)?;
+            Ok(head.finish(context)?)
         });
-        let Some(framing) = framing? else { return Ok(()) };
+        let Some(framing) = framing.transpose()? else { return Ok(()) };
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return Ok(()) };
         exchange.answer = Answer::Started;
         exchange.status = status;
         exchange.keep_alive = framing.keep_alive;
-        exchange.writer = BodyWriter::new(framing.mode);
+        exchange.writer = BodyWriter::new(framing.body);
         Ok(())
     }
 
@@ -450,25 +451,22 @@ impl HttpServer {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(give_back(io, body, RespondError::Disconnected));
         };
-        if let Err(error) = exchange.writer.count(body.len(), more) {
-            return Err(give_back(io, body, RespondError::Invalid(error)));
+        let mut writer = exchange.writer;
+        let written = match body {
+            Body::Copied(bytes) => io.append_with(token, |out| {
+                writer.write(out, bytes)?;
+                if more { Ok(()) } else { writer.finish(out) }
+            }),
+            // SAFETY: whoever made the Body promised that the owner keeps the bytes.
+            Body::Borrowed(bytes, owner) => unsafe { send_borrowed(io, token, &mut writer, bytes, owner, more) },
+        };
+        match written {
+            None => return Err(RespondError::Disconnected),
+            Some(Err(error)) => return Err(RespondError::Invalid(error)),
+            Some(Ok(())) => {}
         }
-        let mode = exchange.writer.mode();
-        match body {
-            Body::Copied(bytes) if mode == BodyMode::Chunked => {
-                io.append_with(token, |out| BodyWriter::chunk(out, bytes, more));
-            }
-            Body::Borrowed(bytes, owner) if mode == BodyMode::Chunked => {
-                io.append_with(token, |out| BodyWriter::chunk_head(out, bytes.len()));
-                // SAFETY: whoever made the Body promised that the owner keeps the bytes.
-                unsafe { io.append_borrowed(token, bytes, owner) };
-                io.append_with(token, |out| BodyWriter::chunk_tail(out, more));
-            }
-            Body::Borrowed(_, owner) if mode == BodyMode::Forbidden => io.take_released().push(owner),
-            // SAFETY: as above.
-            Body::Borrowed(bytes, owner) => unsafe { io.append_borrowed(token, bytes, owner) },
-            Body::Copied(bytes) if mode == BodyMode::Forbidden || bytes.is_empty() => {}
-            Body::Copied(bytes) => io.append_with(token, |out| out.extend_from_slice(bytes)),
+        if let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) {
+            exchange.writer = writer;
         }
         if !more {
             self.finish(io, token);
@@ -543,10 +541,40 @@ impl HttpServer {
         if self.date_at.is_none_or(|at| now.duration_since(at) >= Duration::from_millis(100)) {
             self.date_at = Some(now);
             let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            self.date.set(since_epoch.as_secs());
+            self.unix_seconds = since_epoch.as_secs();
         }
-        Some(self.date.value())
+        Some(*self.date.at(self.unix_seconds))
     }
+}
+
+/// Send bytes from where they are. The owner is given back when they cannot leave.
+///
+/// # Safety
+/// As `Io::append_borrowed`.
+unsafe fn send_borrowed(
+    io: &mut HttpIo,
+    token: Token,
+    writer: &mut BodyWriter,
+    bytes: &[u8],
+    owner: Owner,
+    more: bool,
+) -> Option<Result<(), ResponseError>> {
+    let wanted = io.append_with(token, |out| writer.begin_piece(out, bytes.len()));
+    match wanted {
+        // SAFETY: the caller's promise.
+        Some(Ok(true)) => unsafe { io.append_borrowed(token, bytes, owner) },
+        _ => io.take_released().push(owner),
+    }
+    let began = match wanted? {
+        Ok(began) => began,
+        Err(error) => return Some(Err(error)),
+    };
+    io.append_with(token, |out| {
+        if began {
+            writer.end_piece(out);
+        }
+        if more { Ok(()) } else { writer.finish(out) }
+    })
 }
 
 /// A body that was not sent: its owner, if any, is released.
