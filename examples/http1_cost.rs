@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use penstock::protocol::http1::{
-    BodyWriter, DateCache, HeadScanner, Limits, RequestHead, ResponseContext, ResponseHead,
+    BodyWriter, DateCache, DateText, HeadScanner, Limits, RequestHead, ResponseContext, ResponseHead,
 };
 
 const SMALL: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -42,7 +42,7 @@ fn read_head(head: &mut RequestHead, bytes: &[u8], limits: &Limits) {
     head.parse(&bytes[..end], limits).expect("valid");
 }
 
-fn write_hello(out: &mut Vec<u8>, date: &[u8]) {
+fn write_hello(out: &mut Vec<u8>, date: &DateText) {
     out.clear();
     let mut head = ResponseHead::start(out, 200);
     head.header(b"content-type", b"text/plain").expect("valid");
