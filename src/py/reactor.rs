@@ -91,7 +91,7 @@ impl Reactor {
             let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
             drop(entered);
             if let Some(asgi) = asgi {
-                AsgiServer::handle(asgi.bind(py), self, event)?;
+                AsgiServer::handle(asgi.bind(py), event)?;
             }
             if began.elapsed() >= ATTACHED_BUDGET {
                 return self.with(|inner| {
@@ -128,7 +128,7 @@ impl Reactor {
     #[new]
     #[pyo3(signature = (poller = "auto"))]
     fn new(poller: &str) -> PyResult<Self> {
-        let kind: PollerKind = poller.parse().map_err(|error: poller::UnknownPoller| PyValueError::new_err(error.to_string()))?;
+        let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
         let service = PyService { http: None, listeners: Vec::new(), ready: Vec::new() };
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());

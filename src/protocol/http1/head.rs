@@ -354,11 +354,12 @@ impl Findings {
 /// Codings that end with chunked, once, are merely unknown here; without it the body would have no end.
 #[cold]
 fn explain_coding(value: &[u8]) -> HttpError {
-    let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    let ends_chunked = list_members(value).last().as_ref().is_some_and(is_chunked);
-    let (chunked, others) = (list_members(value).filter(is_chunked).count(), list_members(value).count() - 1);
-    let tokens = list_members(value).all(is_token) && others > 0;
-    if ends_chunked && chunked == 1 && tokens {
+    let (mut chunked, mut others, mut ends_chunked) = (0, 0, false);
+    for coding in list_members(value) {
+        ends_chunked = coding.eq_ignore_ascii_case(b"chunked");
+        *(if ends_chunked { &mut chunked } else { &mut others }) += 1;
+    }
+    if ends_chunked && chunked == 1 && others > 0 && list_members(value).all(is_token) {
         HttpError::UNKNOWN_TRANSFER_ENCODING
     } else {
         HttpError::BAD_TRANSFER_ENCODING
@@ -465,5 +466,140 @@ fn explain_version(version: &[u8]) -> HttpError {
             HttpError::UNSUPPORTED_VERSION
         }
         _ => HttpError::NO_VERSION,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(head: &[u8]) -> Result<RequestHead, HttpError> {
+        let mut parsed = RequestHead::default();
+        parsed.parse(head, &Limits::default()).map(|()| parsed)
+    }
+
+    fn dripped(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HttpError> {
+        let mut scanner = HeadScanner::default();
+        for end in 1..=bytes.len() {
+            if let Some(found) = scanner.find_end(&bytes[..end], limits)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    fn scan(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HttpError> {
+        let whole = HeadScanner::default().find_end(bytes, limits);
+        assert_eq!(dripped(bytes, limits), whole, "dripped: {}", bytes.escape_ascii());
+        whole
+    }
+
+    #[test]
+    fn a_head_s_end_is_found_and_what_follows_is_left_alone() {
+        let request = b"POST / HTTP/1.1\r\nHost: a\r\n\r\n\n\0body";
+        assert_eq!(scan(request, &Limits::default()), Ok(Some(request.len() - 6)));
+        assert_eq!(scan(&request[..27], &Limits::default()), Ok(None));
+    }
+
+    #[test]
+    fn a_dripped_head_is_looked_at_once() {
+        let mut scanner = HeadScanner::default();
+        let (bytes, limits) = ([b'x'; 100], Limits::default());
+        for end in 1..=bytes.len() {
+            assert_eq!(scanner.find_end(&bytes[..end], &limits), Ok(None));
+            assert_eq!(scanner.position as usize, end);
+        }
+    }
+
+    #[test]
+    fn a_few_empty_lines_before_a_request_are_skipped_but_no_more() {
+        let request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        for lines in 0..=usize::from(MAX_LEADING_EMPTY_LINES) {
+            let bytes = [&b"\r\n".repeat(lines)[..], request].concat();
+            assert_eq!(scan(&bytes, &Limits::default()), Ok(Some(bytes.len())));
+            assert_eq!(parse(&bytes).unwrap().method.of(&bytes), b"GET");
+        }
+        let bytes = [&b"\r\n".repeat(usize::from(MAX_LEADING_EMPTY_LINES) + 1)[..], request].concat();
+        assert_eq!(scan(&bytes, &Limits::default()), Err(HttpError::EMPTY_LINES));
+        assert_eq!(parse(&bytes).unwrap_err(), HttpError::EMPTY_LINES);
+    }
+
+    #[test]
+    fn stray_line_ends_and_nuls_are_refused_before_the_head_is_whole() {
+        for (bytes, error) in [
+            (&b"GET / HTTP/1.1\nHost"[..], HttpError::BARE_LF),
+            (b"GET / HTTP/1.1\r\nHost: a\n", HttpError::BARE_LF),
+            (b"GET / HTTP/1.1\r\nHost: a\rb", HttpError::BARE_CR),
+            (b"GET / HTTP/1.1\r\nHost: a\r\r\n", HttpError::BARE_CR),
+            (b"\n", HttpError::BARE_LF),
+            (b"\rG", HttpError::BARE_CR),
+            (b"\x16\x03\x01\x00\xa5", HttpError::NUL),
+        ] {
+            assert_eq!(scan(bytes, &Limits::default()), Err(error), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn heads_are_bounded_in_bytes_and_the_request_line_has_an_error_of_its_own() {
+        let limits = Limits { max_head_bytes: 200, max_target_bytes: 100, ..Limits::default() };
+        let with_filler = |bytes: usize| [&b"GET / HTTP/1.1\r\nA: "[..], &vec![b'x'; bytes - 23], b"\r\n\r\n"].concat();
+        assert_eq!(scan(&with_filler(200), &limits), Ok(Some(200)));
+        assert_eq!(scan(&with_filler(201), &limits), Err(HttpError::HEAD_TOO_LARGE));
+        assert_eq!(scan(&[b'x'; 143], &limits), Err(HttpError::TARGET_TOO_LONG));
+        assert_eq!(scan(&[b'x'; 142], &limits), Ok(None));
+        let no_target_limit = Limits { max_target_bytes: usize::MAX, ..limits };
+        assert_eq!(scan(&[b'x'; 200], &no_target_limit), Err(HttpError::TARGET_TOO_LONG));
+        assert_eq!(scan(&[b'x'; 199], &no_target_limit), Ok(None));
+    }
+
+    #[test]
+    fn the_tokeniser_s_tolerance_for_bare_line_feeds_is_not_ours() {
+        for head in [
+            &b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\n",
+            b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+            b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        ] {
+            assert_eq!(parse(head).unwrap_err(), HttpError::BARE_LF, "{}", head.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_head_is_parsed_only_when_it_is_the_whole_input() {
+        for head in [&b""[..], b"\r\n", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest"] {
+            assert_eq!(parse(head).unwrap_err(), HttpError::INCOMPLETE_HEAD, "{}", head.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_reused_head_keeps_nothing_of_the_request_before() {
+        let mut head = RequestHead::default();
+        let first = b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\
+            Connection: upgrade, close\r\nUpgrade: x\r\n\r\n";
+        head.parse(first, &Limits::default()).unwrap();
+        assert!(head.upgrade && head.expect_continue && !head.keep_alive);
+        let (room, second) = (head.headers.capacity(), b"GET /p?q HTTP/1.1\r\nHost: b\r\n\r\n");
+        head.parse(second, &Limits::default()).unwrap();
+        assert_eq!((head.path.of(second), head.query.of(second)), (&b"/p"[..], &b"q"[..]));
+        assert_eq!((head.framing, head.target_form, head.headers.len()), (BodyFraming::None, TargetForm::Origin, 1));
+        assert!(!head.upgrade && !head.expect_continue && head.keep_alive);
+        assert_eq!(head.headers.capacity(), room);
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses_with_a_port_at_the_most() {
+        for good in
+            ["a", "a:80", "a:", "127.0.0.1:8000", "[::1]", "[::1]:80", "[fe80::1%25eth0]:1", "a_b-c.d~e", "x%20"]
+        {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        let bad = [
+            "a b", "a/b", "a@b", "a:b", "a:80:80", ":80", "[::1", "::1", "[]", "[::1]x", "[g/]", "a\\b", "\u{e9}",
+            "a?b",
+        ];
+        for bad in bad {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
     }
 }

@@ -20,7 +20,7 @@ pub use body::{BodyDecoder, ChunkedDecoder, Decoded};
 pub use error::HttpError;
 pub use head::{BodyFraming, HeadScanner, RequestHead, TargetForm};
 pub use response::{
-    BodyMode, BodyWriter, CONTINUE, DateCache, ResponseContext, ResponseError, ResponseFraming, ResponseHead,
+    BodyMode, BodyWriter, CONTINUE, DateCache, DateText, ResponseContext, ResponseError, ResponseFraming, ResponseHead,
     error_response, reason_phrase, write_chunk, write_chunk_head, write_last_chunk,
 };
 

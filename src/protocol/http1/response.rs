@@ -96,8 +96,8 @@ pub struct ResponseContext<'a> {
     pub request_minor: u8,
     /// The body's length, when the whole of it is there before the head is written.
     pub whole_body_bytes: Option<u64>,
-    /// For `date`, from a [`DateCache`].
-    pub date: Option<&'a [u8]>,
+    /// For `date`, from a [`DateCache`]; `None` sends none.
+    pub date: Option<&'a DateText>,
     /// For `server`.
     pub server: Option<&'a [u8]>,
 }
@@ -262,7 +262,10 @@ impl<'a> ResponseHead<'a> {
 
     fn write_identity(&mut self, context: &ResponseContext<'_>) {
         if let (Some(date), false) = (context.date, self.has_date) {
-            self.write_line(b"date", date);
+            // Lengths known to the compiler make this a few stores.
+            self.out.extend_from_slice(b"date: ");
+            self.out.extend_from_slice(date);
+            self.out.extend_from_slice(b"\r\n");
         }
         if let (Some(server), false) = (context.server, self.has_server) {
             self.write_line(b"server", server);
@@ -465,27 +468,28 @@ pub fn error_response(out: &mut Vec<u8>, error: HttpError, context: ResponseCont
     framing
 }
 
+/// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 section 5.6.7).
+pub type DateText = [u8; 29];
+
 /// The time as `date` states it, formatted once a second. The caller has the clock.
 #[derive(Clone, Debug)]
 pub struct DateCache {
     unix_seconds: u64,
-    text: [u8; Self::BYTES],
+    text: DateText,
 }
 
 impl DateCache {
-    /// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 section 5.6.7).
-    const BYTES: usize = 29;
     /// The format ends with the year 9999.
     const LAST_SECOND: u64 = 253_402_300_799;
 
     pub fn new(unix_seconds: u64) -> Self {
-        let mut cache = DateCache { unix_seconds, text: [0; Self::BYTES] };
+        let mut cache = DateCache { unix_seconds, text: [0; 29] };
         cache.format();
         cache
     }
 
     #[inline]
-    pub fn at(&mut self, unix_seconds: u64) -> &[u8; Self::BYTES] {
+    pub fn at(&mut self, unix_seconds: u64) -> &DateText {
         if self.unix_seconds != unix_seconds {
             self.unix_seconds = unix_seconds;
             self.format();
@@ -504,7 +508,7 @@ impl DateCache {
 mod tests {
     use super::*;
 
-    const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
+    const DATE: &DateText = b"Sun, 06 Nov 1994 08:49:37 GMT";
     const TAIL: &str = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\nserver: penstock\r\n\r\n";
 
     fn context() -> ResponseContext<'static> {
@@ -723,7 +727,7 @@ mod tests {
     fn a_date_is_formatted_for_its_second() {
         let mut cache = DateCache::new(0);
         assert_eq!(cache.at(0), b"Thu, 01 Jan 1970 00:00:00 GMT");
-        assert_eq!(cache.at(784_111_777).as_slice(), DATE);
+        assert_eq!(cache.at(784_111_777), DATE);
         assert_eq!(cache.at(784_111_778), b"Sun, 06 Nov 1994 08:49:38 GMT");
         assert_eq!(cache.at(u64::MAX), b"Fri, 31 Dec 9999 23:59:59 GMT");
     }

@@ -415,7 +415,7 @@ fn pair<'a>(header: Borrowed<'a, 'a, PyAny>) -> Option<(&'a [u8], &'a [u8])> {
         // SAFETY: attached; checked to be bytes, which the pair keeps alive and nobody can change.
         unsafe {
             (ffi::PyBytes_Check(field.as_ptr()) != 0).then(|| {
-                let (start, len) = (ffi::PyBytes_AS_STRING(field.as_ptr()), ffi::PyBytes_GET_SIZE(field.as_ptr()));
+                let (start, len) = (ffi::PyBytes_AS_STRING(field.as_ptr()), ffi::Py_SIZE(field.as_ptr()));
                 std::slice::from_raw_parts(start.cast::<u8>(), len as usize)
             })
         }

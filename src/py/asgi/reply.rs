@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::cycle::{HttpCycle, Look};
-use super::task::{send_result, set_am_send};
+use super::task::{send_none, send_result, set_am_send};
 use crate::py::guarded::Guarded;
 
 #[pyclass(frozen, module = "penstock._core")]
@@ -75,7 +75,7 @@ impl Reply {
     ) -> PyResult<Result<Py<PyAny>, Py<PyAny>>> {
         loop {
             if let Some(waiting) = steps.take() {
-                if let Some(future) = next_of(py, &waiting)? {
+                if let Some(future) = send_none(py, waiting.bind(py))? {
                     *self.state.enter()? = State::Waiting { cycle, what, steps: Some(waiting) };
                     return Ok(Ok(future));
                 }
@@ -84,22 +84,6 @@ impl Reply {
                 Look::Ready(value) => return Ok(Err(value)),
                 Look::Wait(future) => steps = Some(future.bind(py).try_iter()?.into_any().unbind()),
             }
-        }
-    }
-}
-
-/// The next future of a future's iterator; `None` when it has its result.
-fn next_of(py: Python<'_>, steps: &Py<PyAny>) -> PyResult<Option<Py<PyAny>>> {
-    let mut result = std::ptr::null_mut();
-    // SAFETY: attached; `result` receives a new reference for NEXT and RETURN, and an exception is set for ERROR.
-    unsafe {
-        match ffi::PyIter_Send(steps.as_ptr(), ffi::Py_None(), &raw mut result) {
-            ffi::PySendResult::PYGEN_NEXT => Ok(Some(Py::from_owned_ptr(py, result))),
-            ffi::PySendResult::PYGEN_RETURN => {
-                drop(Py::<PyAny>::from_owned_ptr(py, result));
-                Ok(None)
-            }
-            ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
         }
     }
 }

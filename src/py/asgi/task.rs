@@ -14,6 +14,7 @@ use std::ptr;
 use pyo3::exceptions::{PyStopIteration, PyTypeError};
 use pyo3::ffi;
 use pyo3::intern;
+use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -51,14 +52,14 @@ pub enum Step {
 }
 
 /// One `send(None)`: what it yielded, or `None` when the coroutine returned.
-fn send_none(py: Python<'_>, coroutine: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+pub fn send_none(py: Python<'_>, coroutine: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
     let mut result = ptr::null_mut();
     // SAFETY: attached; `result` receives a new reference for NEXT and RETURN, and an exception is set for ERROR.
     unsafe {
         match ffi::PyIter_Send(coroutine.as_ptr(), ffi::Py_None(), &raw mut result) {
-            ffi::PySendResult::PYGEN_NEXT => Ok(Some(Py::from_owned_ptr(py, result))),
+            ffi::PySendResult::PYGEN_NEXT => Ok(Some(Bound::from_owned_ptr(py, result).unbind())),
             ffi::PySendResult::PYGEN_RETURN => {
-                drop(Py::<PyAny>::from_owned_ptr(py, result));
+                drop(Bound::from_owned_ptr(py, result));
                 Ok(None)
             }
             ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),

@@ -271,8 +271,8 @@ impl HttpServer {
         exchange.stage = if head.framing == BodyFraming::None { Stage::Whole } else { Stage::Body };
         exchange.decoder = BodyDecoder::new(head.framing);
         if self.access_log.is_some() {
-            let (head, bytes) = (&exchange.head, exchange.head_slice());
             let mut line = std::mem::take(&mut exchange.request_line);
+            let (head, bytes) = (&exchange.head, exchange.head_slice());
             line.extend_from_slice(head.method.of(bytes));
             line.push(b' ');
             line.extend_from_slice(head.target.of(bytes));
@@ -313,7 +313,7 @@ impl HttpServer {
                 keep_alive_wanted: false,
                 request_minor: 1,
                 whole_body_bytes: None,
-                date: date.as_ref().map(|date| &date[..]),
+                date: date.as_ref(),
                 server: self.settings.server_header.map(str::as_bytes),
             };
             io.append_with(token, |out| error_response(out, error, context));
@@ -429,7 +429,7 @@ impl HttpServer {
             request_minor: exchange.head.minor_version,
             keep_alive_wanted: exchange.keep_alive && !draining && exchange.may_be_followed(whole),
             whole_body_bytes: whole.then_some(body_bytes as u64),
-            date: date.as_ref().map(|date| &date[..]),
+            date: date.as_ref(),
             server: server.map(str::as_bytes),
         };
         let framing = io.append_with(token, |out| -> Result<ResponseFraming, E> {
