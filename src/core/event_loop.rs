@@ -78,6 +78,7 @@ pub struct Io<C> {
     free_queues: Vec<Box<SegmentQueue>>,
     released: Vec<Owner>,
     connections: usize,
+    lingering: usize,
     resting_listeners: Vec<Token>,
     reserve: Option<OwnedFd>,
     started: Instant,
@@ -108,6 +109,7 @@ impl<C: Default> Io<C> {
             free_queues: Vec::new(),
             released: Vec::new(),
             connections: 0,
+            lingering: 0,
             resting_listeners: Vec::new(),
             reserve: reserve_descriptor(),
             started: now,
@@ -124,6 +126,11 @@ impl<C: Default> Io<C> {
     /// Open connections.
     pub fn connections(&self) -> usize {
         self.connections
+    }
+
+    /// Open connections that have said everything and only wait for the peer to notice.
+    pub fn lingering(&self) -> usize {
+        self.lingering
     }
 
     pub fn poller_name(&self) -> &'static str {
@@ -309,6 +316,11 @@ impl<C: Default> Io<C> {
         self.channels.get(token).is_none_or(|channel| channel.flags.closing || channel.flags.closed)
     }
 
+    /// Close an idle connection, on which nothing is unsent and nothing on its way.
+    pub fn close_idle(&mut self, token: Token) {
+        self.end(token, CloseReason::Finished);
+    }
+
     /// Cut the connection off: what is unsent is thrown away.
     pub fn abort(&mut self, token: Token) {
         self.end(token, CloseReason::Aborted);
@@ -391,6 +403,7 @@ impl<C: Default> Io<C> {
         // A plain close with input unread makes the kernel send a reset, which can destroy the response on its
         // way (RFC 9112 section 9.6). So end our side, and read on until the peer ends its own.
         channel.flags.lingering = true;
+        self.lingering += 1;
         // SAFETY: a descriptor that this channel owns.
         unsafe { libc::shutdown(channel.fd, libc::SHUT_WR) };
         self.set_deadline(token, LINGER);
@@ -419,6 +432,7 @@ impl<C: Default> Io<C> {
         }
         close_descriptor(fd);
         self.connections -= 1;
+        self.lingering -= usize::from(channel.flags.lingering);
         self.counters.connections_closed.add(1);
         self.wake_listeners();
         Some(channel.state)

@@ -177,7 +177,8 @@ impl Reactor {
         timers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyList>> {
         let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)));
-        let mut events_left = self.with(|inner| inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events()))?;
+        let mut events_left =
+            self.with(|inner| inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events()))?;
         let timers_before = timers_fingerprint(timers);
         loop {
             let wait = match deadline {

@@ -12,8 +12,8 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString};
 use super::reply::{Awaited, Reply};
 use super::task::set_result_unless_done;
 use super::{AsgiServer, names};
-use crate::core::{Io, Token};
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
+use crate::core::{Io, Token};
 use crate::protocol::http1::ResponseError;
 use crate::py::guarded::Guarded;
 use crate::py::owners;
@@ -54,7 +54,10 @@ enum Phase {
     #[default]
     Unstarted,
     /// `http.response.start` was sent; its head leaves with the first piece of the body.
-    Started { status: u16, headers: Option<Py<PyAny>> },
+    Started {
+        status: u16,
+        headers: Option<Py<PyAny>>,
+    },
     Body,
     Complete,
 }
@@ -82,6 +85,10 @@ impl HttpCycle {
     pub(super) fn set_task(&self, task: Py<PyAny>) -> PyResult<()> {
         self.state.enter()?.task = Some(task);
         Ok(())
+    }
+
+    pub(super) fn task(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.state.enter().ok()?.task.as_ref().map(|task| task.clone_ref(py))
     }
 
     /// The application has ended. Returns how far it got, and whether it had been suspended.
@@ -137,7 +144,8 @@ impl HttpCycle {
         let task = {
             let mut state = self.state.enter()?;
             state.disconnected |= gone;
-            (cancel && !matches!(state.phase, Phase::Complete)).then(|| state.task.as_ref().map(|task| task.clone_ref(py)))
+            (cancel && !matches!(state.phase, Phase::Complete))
+                .then(|| state.task.as_ref().map(|task| task.clone_ref(py)))
         };
         self.wake_receive(py)?;
         if gone {
@@ -158,7 +166,8 @@ impl HttpCycle {
     }
 
     fn look_for_message(&self, py: Python<'_>) -> PyResult<Look> {
-        let taken = self.with_http(py, |http, io| http.take_body(io, self.token, |data, more| (body_bytes(py, data), more)))?;
+        let taken =
+            self.with_http(py, |http, io| http.take_body(io, self.token, |data, more| (body_bytes(py, data), more)))?;
         match taken {
             Take::Taken((body, more)) => Ok(Look::Ready(request_message(py, body, more)?)),
             Take::Disconnected => Ok(Look::Ready(disconnect_message(py)?)),
@@ -171,7 +180,8 @@ impl HttpCycle {
     }
 
     fn look_for_room(&self, py: Python<'_>) -> PyResult<Look> {
-        let queued = self.with_http(py, |http, io| http.is_connected(io, self.token).then(|| io.queued_bytes(self.token)))?;
+        let queued =
+            self.with_http(py, |http, io| http.is_connected(io, self.token).then(|| io.queued_bytes(self.token)))?;
         match queued {
             None => Err(disconnected_error()),
             Some(queued) if queued <= HIGH_WATERMARK_BYTES => Ok(Look::Ready(py.None())),
@@ -188,7 +198,9 @@ impl HttpCycle {
         let py = message.py();
         let status = message.get(names::status(py))?.ok_or_else(|| missing("http.response.start", "status"))?;
         let status: u16 = status.extract().map_err(|_| {
-            PyTypeError::new_err(format!("http.response.start: status must be an integer from 100 to 999, not {status:?}"))
+            PyTypeError::new_err(format!(
+                "http.response.start: status must be an integer from 100 to 999, not {status:?}"
+            ))
         })?;
         let headers = message.get(names::headers(py))?.map(Bound::unbind);
         let mut state = self.state.enter()?;
@@ -208,7 +220,9 @@ impl HttpCycle {
         let piece = Piece::of(message.get(names::body(py))?)?;
         let phase = std::mem::take(&mut this.state.enter()?.phase);
         match phase {
-            Phase::Unstarted => return Err(PyRuntimeError::new_err("http.response.body was sent before http.response.start")),
+            Phase::Unstarted => {
+                return Err(PyRuntimeError::new_err("http.response.body was sent before http.response.start"));
+            }
             Phase::Complete => {
                 this.state.enter()?.phase = Phase::Complete;
                 return Err(PyRuntimeError::new_err("http.response.body was sent after the response was complete"));
@@ -219,7 +233,9 @@ impl HttpCycle {
         this.state.enter()?.phase = if more { Phase::Body } else { Phase::Complete };
         let queued = this.with_http(py, |http, io| http.send_body(io, this.token, piece.as_body(), more))?;
         match queued {
-            Ok(queued) if more && queued > HIGH_WATERMARK_BYTES => Reply::waiting(py, slf.clone().unbind(), Awaited::Room),
+            Ok(queued) if more && queued > HIGH_WATERMARK_BYTES => {
+                Reply::waiting(py, slf.clone().unbind(), Awaited::Room)
+            }
             Ok(_) => Reply::done(py),
             Err(RespondError::Disconnected) => Err(disconnected_error()),
             Err(RespondError::Invalid(error)) => {
@@ -229,7 +245,14 @@ impl HttpCycle {
         }
     }
 
-    fn write_head(&self, py: Python<'_>, status: u16, headers: Option<Py<PyAny>>, body_bytes: usize, whole: bool) -> PyResult<()> {
+    fn write_head(
+        &self,
+        py: Python<'_>,
+        status: u16,
+        headers: Option<Py<PyAny>>,
+        body_bytes: usize,
+        whole: bool,
+    ) -> PyResult<()> {
         let headers = Headers::of(py, headers)?;
         let written = self.with_http(py, |http, io| {
             http.start_response::<ResponseError>(io, self.token, status, body_bytes, whole, |head| {
@@ -245,7 +268,8 @@ impl HttpCycle {
     /// The next message of this request: `http.request`, then `http.disconnect`.
     fn receive(slf: &Bound<'_, Self>) -> PyResult<Py<Reply>> {
         let (py, this) = (slf.py(), slf.get());
-        let taken = this.with_http(py, |http, io| http.take_body(io, this.token, |data, more| (body_bytes(py, data), more)))?;
+        let taken =
+            this.with_http(py, |http, io| http.take_body(io, this.token, |data, more| (body_bytes(py, data), more)))?;
         match taken {
             Take::Taken((body, more)) => Reply::value(py, request_message(py, body, more)?),
             Take::Disconnected => Reply::value(py, disconnect_message(py)?),
@@ -342,7 +366,9 @@ impl<'py> Headers<'py> {
     /// Take them as they are if they are lists, tuples and bytes; make such a list of any other iterables.
     fn of(py: Python<'py>, headers: Option<Py<PyAny>>) -> PyResult<Self> {
         let Some(headers) = headers.map(|headers| headers.into_bound(py)) else { return Ok(Headers(None)) };
-        if (0..len(&headers).unwrap_or(0)).all(|at| item(&headers, at).and_then(pair).is_some()) && len(&headers).is_some() {
+        if (0..len(&headers).unwrap_or(0)).all(|at| item(&headers, at).and_then(pair).is_some())
+            && len(&headers).is_some()
+        {
             return Ok(Headers(Some(headers)));
         }
         let plain = PyList::empty(py);

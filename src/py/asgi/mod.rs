@@ -43,6 +43,8 @@ pub struct AsgiServer {
     create_future: Py<PyAny>,
     /// Called as `report(message, exception or None)`; logs.
     report: Py<PyAny>,
+    /// Called when a drained server has nothing more to do.
+    on_quiet: Py<PyAny>,
     cancel_on_disconnect: bool,
     settings: HttpSettings,
     access_log: Option<(i32, AccessLogStyle)>,
@@ -64,7 +66,7 @@ impl AsgiServer {
     /// `state`: the lifespan's state, copied into every scope, or `None`. `access_log`: a descriptor and whether it is
     /// a terminal, or `None`.
     #[new]
-    #[pyo3(signature = (reactor, app, event_loop, *, listeners, report, state=None, root_path="", keep_alive_s=5.0,
+    #[pyo3(signature = (reactor, app, event_loop, *, listeners, report, on_quiet, state=None, root_path="", keep_alive_s=5.0,
                         head_timeout_s=10.0, access_log=None, server_header=true, date_header=true,
                         cancel_on_disconnect=false))]
     #[allow(clippy::too_many_arguments)]
@@ -75,6 +77,7 @@ impl AsgiServer {
         event_loop: &Bound<'_, PyAny>,
         listeners: Vec<(String, Py<PyAny>)>,
         report: Py<PyAny>,
+        on_quiet: Py<PyAny>,
         state: Option<Bound<'_, PyDict>>,
         root_path: &str,
         keep_alive_s: f64,
@@ -91,14 +94,14 @@ impl AsgiServer {
             server_header: server_header.then_some("penstock"),
             date_header,
         };
-        let access_log = access_log.map(|(fd, terminal)| {
-            (fd, if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain })
-        });
+        let access_log = access_log
+            .map(|(fd, terminal)| (fd, if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain }));
         Ok(AsgiServer {
             reactor,
             app,
             create_future: event_loop.getattr("create_future")?.unbind(),
             report,
+            on_quiet,
             cancel_on_disconnect,
             settings,
             access_log,
@@ -109,6 +112,12 @@ impl AsgiServer {
                 suspended: HashMap::new(),
             }),
         })
+    }
+
+    /// The tasks of requests whose application is suspended.
+    fn suspended_tasks(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+        let cycles: Vec<_> = self.state.enter()?.suspended.values().map(|cycle| cycle.clone_ref(py)).collect();
+        Ok(cycles.iter().filter_map(|cycle| cycle.get().task(py)).collect())
     }
 }
 
@@ -140,6 +149,7 @@ impl AsgiServer {
                 let cancel = slf.get().cancel_on_disconnect;
                 slf.get().tell_suspended(slf.py(), token, |cycle, py| cycle.disconnected(py, cancel))
             }
+            HttpEvent::Quiet => slf.get().on_quiet.call0(slf.py()).map(drop),
         }
     }
 
@@ -218,7 +228,9 @@ impl AsgiServer {
             (Some(error), _) if !error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
                 return self.finish_interrupted(py, cycle, ending, error);
             }
-            (Some(error), Ending::Disconnected) if error.is_instance_of::<cycle::ClientDisconnected>(py) => return Ok(()),
+            (Some(error), Ending::Disconnected) if error.is_instance_of::<cycle::ClientDisconnected>(py) => {
+                return Ok(());
+            }
             (Some(error), _) => ("Exception in ASGI application", Some(error)),
             (None, Ending::Unstarted) => ("ASGI application returned without starting its response", None),
             (None, Ending::Unfinished) => ("ASGI application returned without completing its response", None),

@@ -22,7 +22,11 @@ enum State {
     /// `None`, as often as one likes: what a `send` that need not wait returns.
     Done,
     Value(Py<PyAny>),
-    Waiting { cycle: Py<HttpCycle>, what: Awaited, steps: Option<Py<PyAny>> },
+    Waiting {
+        cycle: Py<HttpCycle>,
+        what: Awaited,
+        steps: Option<Py<PyAny>>,
+    },
     Spent,
 }
 
@@ -38,7 +42,8 @@ impl Reply {
     /// The one reply of every `send` that need not wait.
     pub fn done(py: Python<'_>) -> PyResult<Py<Reply>> {
         static DONE: PyOnceLock<Py<Reply>> = PyOnceLock::new();
-        DONE.get_or_try_init(py, || Py::new(py, Reply { state: Guarded::new(State::Done) })).map(|done| done.clone_ref(py))
+        DONE.get_or_try_init(py, || Py::new(py, Reply { state: Guarded::new(State::Done) }))
+            .map(|done| done.clone_ref(py))
     }
 
     pub fn value(py: Python<'_>, value: Py<PyAny>) -> PyResult<Py<Reply>> {

@@ -39,7 +39,10 @@ impl ScopeBuilder {
         root_path: &str,
         state: Option<Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
-        let templates = listeners.iter().map(|(scheme, server)| template(py, scheme, server, root_path)).collect::<PyResult<_>>()?;
+        let templates = listeners
+            .iter()
+            .map(|(scheme, server)| template(py, scheme, server, root_path))
+            .collect::<PyResult<_>>()?;
         Ok(ScopeBuilder {
             templates,
             root_path: root_path.to_owned(),
@@ -112,7 +115,13 @@ impl ScopeBuilder {
     }
 
     /// The pair of one header line, `line` being from its name's first byte to its value's last.
-    fn header<'py>(&mut self, py: Python<'py>, line: &[u8], name_len: usize, value_len: usize) -> PyResult<Bound<'py, PyTuple>> {
+    fn header<'py>(
+        &mut self,
+        py: Python<'py>,
+        line: &[u8],
+        name_len: usize,
+        value_len: usize,
+    ) -> PyResult<Bound<'py, PyTuple>> {
         let (name, value) = (&line[..name_len], &line[line.len() - value_len..]);
         if line.len() > MAX_CACHED_HEADER_BYTES || is_credential(name) {
             return header_pair(py, name, value);
@@ -155,7 +164,14 @@ fn template(py: Python<'_>, scheme: &str, server: &Py<PyAny>, root_path: &str) -
     scope.set_item("scheme", scheme)?;
     scope.set_item("root_path", root_path)?;
     // Named here so that a copy has their places already.
-    for name in [names::client(py), names::method(py), names::path(py), names::raw_path(py), names::query_string(py), names::headers(py)] {
+    for name in [
+        names::client(py),
+        names::method(py),
+        names::path(py),
+        names::raw_path(py),
+        names::query_string(py),
+        names::headers(py),
+    ] {
         scope.set_item(name, py.None())?;
     }
     Ok(scope.unbind())

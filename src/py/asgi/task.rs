@@ -11,10 +11,10 @@
 
 use std::ptr;
 
+use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyStopIteration, PyTypeError};
 use pyo3::ffi;
 use pyo3::intern;
-use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -38,9 +38,8 @@ pub fn copy_context<'py>(py: Python<'py>, context: &Py<PyAny>) -> PyResult<Bound
 
 pub fn is_cancelled_error(py: Python<'_>, error: &PyErr) -> bool {
     static TYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let cancelled = TYPE.get_or_try_init(py, || -> PyResult<_> {
-        Ok(py.import("asyncio")?.getattr("CancelledError")?.unbind())
-    });
+    let cancelled =
+        TYPE.get_or_try_init(py, || -> PyResult<_> { Ok(py.import("asyncio")?.getattr("CancelledError")?.unbind()) });
     cancelled.is_ok_and(|cancelled| error.matches(py, cancelled.bind(py)).unwrap_or(false))
 }
 

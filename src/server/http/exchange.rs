@@ -1,7 +1,9 @@
 //! An Exchange is one request and its response while they last. It owns the bytes that wait for either side.
 
 use crate::core::buffer::Lease;
-use crate::protocol::http1::{BodyDecoder, BodyFraming, BodyMode, BodyWriter, HeadScanner, HttpError, Limits, RequestHead};
+use crate::protocol::http1::{
+    BodyDecoder, BodyFraming, BodyMode, BodyWriter, HeadScanner, HttpError, Limits, RequestHead,
+};
 
 /// What the connection's input is in the middle of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

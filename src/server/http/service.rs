@@ -12,8 +12,8 @@ use crate::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
 use crate::core::{CloseReason, Io, Token};
 use crate::net;
 use crate::protocol::http1::{
-    BodyDecoder, BodyFraming, BodyWriter, CONTINUE, DateCache, HttpError, Limits, ResponseContext, ResponseError, ResponseFraming,
-    ResponseHead, error_response,
+    BodyDecoder, BodyFraming, BodyWriter, CONTINUE, DateCache, HttpError, Limits, ResponseContext, ResponseError,
+    ResponseFraming, ResponseHead, error_response,
 };
 
 /// Something for the application.
@@ -27,6 +27,8 @@ pub enum HttpEvent {
     Drained(Token),
     /// The peer is gone, or sends no more, while the request was in progress.
     Disconnected(Token),
+    /// After `drain`: no request is in progress and everything has been sent.
+    Quiet,
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +90,7 @@ pub struct HttpServer {
     access_log: Option<AccessLog>,
     in_progress: usize,
     draining: bool,
+    quiet_wanted: bool,
 }
 
 type HttpIo = Io<HttpConnection>;
@@ -105,6 +108,7 @@ impl HttpServer {
             access_log,
             in_progress: 0,
             draining: false,
+            quiet_wanted: false,
         }
     }
 
@@ -124,6 +128,7 @@ impl HttpServer {
 
     /// Whether nothing of the last turn is wanted any more; copies what must outlive it.
     pub fn settle(&mut self, io: &mut HttpIo) -> bool {
+        self.tell_if_quiet(io);
         if !self.events.is_empty() {
             return false;
         }
@@ -152,8 +157,17 @@ impl HttpServer {
         for token in io.connection_tokens() {
             let idle = io.state(token).is_some_and(|connection| connection.active.is_none());
             if idle {
-                io.close(token);
+                io.close_idle(token);
             }
+        }
+        self.quiet_wanted = true;
+    }
+
+    /// Tell once that draining is done.
+    fn tell_if_quiet(&mut self, io: &HttpIo) {
+        if self.quiet_wanted && self.in_progress == 0 && io.connections() == io.lingering() {
+            self.quiet_wanted = false;
+            self.events.push_back(HttpEvent::Quiet);
         }
     }
 
@@ -214,7 +228,13 @@ impl HttpServer {
         }
     }
 
-    fn take_bytes(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange, lease: Lease) -> Result<(), HttpError> {
+    fn take_bytes(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        exchange: &mut Exchange,
+        lease: Lease,
+    ) -> Result<(), HttpError> {
         let mut rest = lease;
         if exchange.stage == Stage::Head && exchange.raw.is_empty() {
             // SAFETY: the lease is of this turn.
@@ -286,7 +306,10 @@ impl HttpServer {
 
     /// Wake an application that waits for the body, and stop reading when it does not keep up.
     fn tell_body(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) {
-        if exchange.receive_waiting && !exchange.body_delivered && (exchange.body_bytes() > 0 || exchange.stage == Stage::Whole) {
+        if exchange.receive_waiting
+            && !exchange.body_delivered
+            && (exchange.body_bytes() > 0 || exchange.stage == Stage::Whole)
+        {
             exchange.receive_waiting = false;
             self.events.push_back(HttpEvent::Body(token));
         }
@@ -319,7 +342,11 @@ impl HttpServer {
             io.append_with(token, |out| error_response(out, error, context));
             if let Some(log) = &mut self.access_log {
                 let peer = io.state(token).map_or(PeerAddress::Unknown, |connection| connection.peer);
-                log.line(peer, if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line }, error.status);
+                log.line(
+                    peer,
+                    if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line },
+                    error.status,
+                );
             }
             io.close(token);
         }
@@ -340,7 +367,8 @@ impl HttpServer {
                 self.events.push_back(HttpEvent::Disconnected(token));
             }
             Some(exchange) if exchange.stage == Stage::Body => io.abort(token),
-            Some(_) | None => io.close(token),
+            Some(_) => io.close(token),
+            None => io.close_idle(token),
         }
     }
 
@@ -351,7 +379,8 @@ impl HttpServer {
                 self.refuse(io, token, HttpError::HEAD_TIMEOUT);
             }
             Some(exchange) if exchange.in_progress() => {}
-            Some(_) | None => io.close(token),
+            Some(_) => io.close(token),
+            None => io.close_idle(token),
         }
     }
 
@@ -423,7 +452,9 @@ impl HttpServer {
     ) -> Result<(), E> {
         let date = self.date(io.now());
         let (server, draining) = (self.settings.server_header, self.draining);
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return Ok(()) };
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+            return Ok(());
+        };
         let context = ResponseContext {
             request_is_head: exchange.is_head,
             request_minor: exchange.head.minor_version,
@@ -438,7 +469,9 @@ impl HttpServer {
             Ok(head.finish(context)?)
         });
         let Some(framing) = framing.transpose()? else { return Ok(()) };
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return Ok(()) };
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+            return Ok(());
+        };
         exchange.answer = Answer::Started;
         exchange.status = status;
         exchange.keep_alive = framing.keep_alive;
@@ -447,7 +480,13 @@ impl HttpServer {
     }
 
     /// Send a piece of the body of a response that has begun; how many bytes wait to leave now.
-    pub fn send_body(&mut self, io: &mut HttpIo, token: Token, body: Body<'_>, more: bool) -> Result<usize, RespondError> {
+    pub fn send_body(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        body: Body<'_>,
+        more: bool,
+    ) -> Result<usize, RespondError> {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(give_back(io, body, RespondError::Disconnected));
         };
