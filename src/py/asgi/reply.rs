@@ -150,12 +150,14 @@ unsafe extern "C" fn reply_send(
     _value: *mut ffi::PyObject,
     result: *mut *mut ffi::PyObject,
 ) -> ffi::PySendResult {
-    // SAFETY: called by the interpreter, attached, for an object of this type.
-    unsafe {
-        let py = Python::assume_attached();
-        let slf = Borrowed::from_ptr(py, slf).cast_unchecked::<Reply>();
-        send_result(py, slf.get().step(py), result)
-    }
+    // The interpreter is attached already; this tells the binding so.
+    Python::attach(|py| {
+        // SAFETY: called by the interpreter for an object of this type, with a place for the result.
+        unsafe {
+            let slf = Borrowed::from_ptr(py, slf).cast_unchecked::<Reply>();
+            send_result(py, slf.get().step(py), result)
+        }
+    })
 }
 
 pub fn prepare_type(py: Python<'_>) {

@@ -510,12 +510,15 @@ unsafe extern "C" fn trampoline_send(
     _value: *mut ffi::PyObject,
     result: *mut *mut ffi::PyObject,
 ) -> ffi::PySendResult {
-    // SAFETY: called by the interpreter, attached, for an object of this type.
-    unsafe {
-        let py = Python::assume_attached();
-        let slf = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<Trampoline>();
-        send_result(py, Trampoline::resume(&slf, None).map(|waits_for| waits_for.ok_or_else(|| py.None())), result)
-    }
+    // The interpreter is attached already; this tells the binding so.
+    Python::attach(|py| {
+        // SAFETY: called by the interpreter for an object of this type, with a place for the result.
+        unsafe {
+            let slf = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<Trampoline>();
+            let stepped = Trampoline::resume(&slf, None);
+            send_result(py, stepped.map(|waits_for| waits_for.ok_or_else(|| py.None())), result)
+        }
+    })
 }
 
 /// Translate for `am_send`: `Ok(Ok)` yields, `Ok(Err)` returns, `Err` raises.
