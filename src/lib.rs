@@ -3,4 +3,5 @@
 //! Dependencies point one way: `core` <- `net` <- `protocol` <- `server` <- `py`.
 
 pub mod core;
+pub mod net;
 pub mod protocol;
