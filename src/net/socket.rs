@@ -374,6 +374,21 @@ mod tests {
     }
 
     #[test]
+    fn a_port_can_be_bound_again_while_its_old_connections_time_out() {
+        let listener = listen(&address("127.0.0.1:0")).unwrap();
+        let (client, server) = talk(&listener);
+        let address = listener.address().clone();
+        drop(listener);
+        // The server's side closes first, so TIME_WAIT is at its port.
+        shutdown_write(&server).unwrap();
+        wait_for(&client, libc::POLLIN);
+        drop(client);
+        wait_for(&server, libc::POLLIN);
+        drop(server);
+        listen(&address).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    #[test]
     fn a_taken_address_is_in_use_and_says_which() {
         let abstract_name = format!("unix:@penstock-taken-{}", std::process::id());
         for address in ["127.0.0.1:0", "[::1]:0", &abstract_name].map(address) {

@@ -29,7 +29,7 @@ impl HeadScanner {
     ///
     /// Nothing beyond `limits.max_head_bytes` is looked at, so the outcome does not depend on how bytes arrive.
     pub fn find_end(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HttpError> {
-        let window = &bytes[..bytes.len().min(limits.max_head_bytes)];
+        let window = &bytes[..bytes.len().min(limits.head_bytes())];
         let mut from = self.position as usize;
         while let Some(offset) = memchr3(b'\r', b'\n', 0, window.get(from..).unwrap_or_default()) {
             from += offset;
@@ -71,7 +71,7 @@ impl HeadScanner {
     }
 
     fn wait_for_more(&mut self, position: usize, seen: usize, limits: &Limits) -> Result<Option<usize>, HttpError> {
-        if seen < limits.max_head_bytes {
+        if seen < limits.head_bytes() {
             self.position = position as u32;
             return Ok(None);
         }
@@ -155,6 +155,9 @@ impl RequestHead {
     ///
     /// After an error the fields mean nothing.
     pub fn parse(&mut self, head: &[u8], limits: &Limits) -> Result<(), HttpError> {
+        if head.len() > limits.head_bytes() {
+            return Err(HttpError::HEAD_TOO_LARGE);
+        }
         let mut storage = [const { MaybeUninit::uninit() }; Limits::MOST_HEADERS];
         let room = limits.max_headers.min(Limits::MOST_HEADERS);
         let request_start = skip_empty_lines(head)?;
@@ -570,6 +573,12 @@ mod tests {
         for head in [&b""[..], b"\r\n", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\nrest"] {
             assert_eq!(parse(head).unwrap_err(), HttpError::INCOMPLETE_HEAD, "{}", head.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_head_beyond_the_limit_is_not_parsed_even_if_nobody_scanned_it() {
+        let bytes = [&b"GET / HTTP/1.1\r\nHost: a\r\nX: "[..], &[b'x'; 40_000], b"\r\n\r\n"].concat();
+        assert_eq!(parse(&bytes).unwrap_err(), HttpError::HEAD_TOO_LARGE);
     }
 
     #[test]
