@@ -366,11 +366,16 @@ mod tests {
         let (client, _) = connect(listener.address()).unwrap();
         let (left, right) = socket_pair().unwrap();
         for fd in [listener.as_fd(), client.as_fd(), left.as_fd(), right.as_fd()] {
-            // SAFETY: the descriptor is open; these commands take no pointer.
-            let flags =
-                unsafe { (libc::fcntl(fd.as_raw_fd(), libc::F_GETFL), libc::fcntl(fd.as_raw_fd(), libc::F_GETFD)) };
-            assert!(flags.0 & libc::O_NONBLOCK != 0 && flags.1 & libc::FD_CLOEXEC != 0);
+            assert_eq!(flags_of(fd), (true, true));
         }
+    }
+
+    /// Whether a descriptor is non-blocking, and whether it is closed on exec.
+    fn flags_of(fd: impl AsFd) -> (bool, bool) {
+        let fd = fd.as_fd().as_raw_fd();
+        // SAFETY: the descriptor is open; these commands take no pointer.
+        let (status, own) = unsafe { (libc::fcntl(fd, libc::F_GETFL), libc::fcntl(fd, libc::F_GETFD)) };
+        (status & libc::O_NONBLOCK != 0, own & libc::FD_CLOEXEC != 0)
     }
 
     #[test]
@@ -503,7 +508,11 @@ mod tests {
     fn an_inherited_listener_is_taken_over_and_anything_else_is_refused() {
         let inherited = TcpListener::bind("127.0.0.1:0").unwrap();
         let expected = SocketAddress::from(inherited.local_addr().unwrap());
-        let listener = Listener::from_fd(inherited.into()).unwrap();
+        // SAFETY: the call opens a copy, which has no flags of its own, as an inherited descriptor has none.
+        let copy = unsafe { OwnedFd::from_raw_fd(checked(libc::dup(inherited.as_raw_fd())).unwrap()) };
+        assert_eq!(flags_of(&copy), (false, false));
+        let listener = Listener::from_fd(copy).unwrap();
+        assert_eq!(flags_of(&listener), (true, true));
         assert_eq!(listener.address(), &expected);
         talk(&listener);
         let (stream, _other) = socket_pair().unwrap();

@@ -550,6 +550,7 @@ mod tests {
         assert_eq!(scan(&with_filler(201), &limits), Err(HttpError::HEAD_TOO_LARGE));
         assert_eq!(scan(&[b'x'; 143], &limits), Err(HttpError::TARGET_TOO_LONG));
         assert_eq!(scan(&[b'x'; 142], &limits), Ok(None));
+        assert_eq!(scan(&[&[b'x'; 143][..], b"\n"].concat(), &limits), Err(HttpError::TARGET_TOO_LONG));
         let no_target_limit = Limits { max_target_bytes: usize::MAX, ..limits };
         assert_eq!(scan(&[b'x'; 200], &no_target_limit), Err(HttpError::TARGET_TOO_LONG));
         assert_eq!(scan(&[b'x'; 199], &no_target_limit), Ok(None));
@@ -594,6 +595,8 @@ mod tests {
         assert_eq!((head.framing, head.target_form, head.headers.len()), (BodyFraming::None, TargetForm::Origin, 1));
         assert!(!head.upgrade && !head.expect_continue && head.keep_alive);
         assert_eq!(head.headers.capacity(), room);
+        head.parse(first, &Limits::default()).unwrap();
+        assert!(head.path.is_empty() && head.query.is_empty());
     }
 
     #[test]

@@ -618,6 +618,8 @@ mod tests {
         }
         let (head, _) = build(200, &[], ResponseContext { whole_body_bytes: Some(7), ..head_request }).unwrap();
         assert!(head.contains("content-length: 7\r\n"), "{head}");
+        let (head, _) = build(304, &[], ResponseContext { whole_body_bytes: Some(7), ..context() }).unwrap();
+        assert!(!head.contains("content-length"), "a dropped body's length is not that of GET's: {head}");
     }
 
     #[test]
