@@ -3,6 +3,7 @@
 use penstock::protocol::http1::{
     BodyDecoder, BodyFraming, HeadScanner, HttpError, Limits, RequestHead, ResponseContext, ResponseHead, TargetForm,
 };
+use proptest::collection::vec;
 use proptest::prelude::*;
 
 /// Everything a connection learns of one request. A trailer section is as it came.
@@ -403,14 +404,14 @@ fn near_requests() -> impl Strategy<Value = Vec<u8>> {
     ];
     let fragment = prop_oneof![
         8 => proptest::sample::select(fragments).prop_map(<[u8]>::to_vec),
-        1 => proptest::collection::vec(any::<u8>(), 1..8),
+        1 => vec(any::<u8>(), 1..8),
     ];
-    proptest::collection::vec(fragment, 0..12).prop_map(|fragments| fragments.concat())
+    vec(fragment, 0..12).prop_map(|fragments| fragments.concat())
 }
 
 proptest! {
     #[test]
-    fn any_split_of_a_stream_reads_the_same(bytes in near_requests(), cuts in proptest::collection::vec(any::<u16>(), 0..8)) {
+    fn any_split_of_a_stream_reads_the_same(bytes in near_requests(), cuts in vec(any::<u16>(), 0..8)) {
         let mut cuts: Vec<usize> = cuts.iter().map(|&cut| usize::from(cut) % (bytes.len() + 1)).collect();
         cuts.extend([0, bytes.len()]);
         cuts.sort_unstable();
@@ -423,7 +424,7 @@ proptest! {
     }
 
     #[test]
-    fn a_reader_never_keeps_more_than_a_head(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..64), 0..64)) {
+    fn a_reader_never_keeps_more_than_a_head(pieces in vec(vec(any::<u8>(), 1..64), 0..64)) {
         let limits = Limits { max_head_bytes: 256, max_headers: 4, max_target_bytes: 64 };
         let mut reader = Reader::new(limits);
         pieces.iter().for_each(|piece| reader.receive(piece));
@@ -455,7 +456,7 @@ proptest! {
 
     #[test]
     fn a_response_head_has_exactly_the_lines_it_was_given(
-        headers in proptest::collection::vec(("[a-zA-Z\\-]{1,12}|.{0,4}", ".{0,12}|[\r\n\0a]{1,3}"), 0..6)
+        headers in vec(("[a-zA-Z\\-]{1,12}|.{0,4}", ".{0,12}|[\r\n\0a]{1,3}"), 0..6)
     ) {
         let mut out = b"before".to_vec();
         let mut head = ResponseHead::start(&mut out, 200);

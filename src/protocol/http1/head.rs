@@ -29,7 +29,7 @@ impl HeadScanner {
     ///
     /// Nothing beyond `limits.max_head_bytes` is looked at, so the outcome does not depend on how bytes arrive.
     pub fn find_end(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HttpError> {
-        let window = &bytes[..bytes.len().min(limits.max_head_bytes)];
+        let window = &bytes[..bytes.len().min(limits.head_bytes())];
         let mut from = self.position as usize;
         while let Some(offset) = memchr3(b'\r', b'\n', 0, window.get(from..).unwrap_or_default()) {
             from += offset;
@@ -71,7 +71,7 @@ impl HeadScanner {
     }
 
     fn wait_for_more(&mut self, position: usize, seen: usize, limits: &Limits) -> Result<Option<usize>, HttpError> {
-        if seen < limits.max_head_bytes {
+        if seen < limits.head_bytes() {
             self.position = position as u32;
             return Ok(None);
         }
@@ -155,6 +155,9 @@ impl RequestHead {
     ///
     /// After an error the fields mean nothing.
     pub fn parse(&mut self, head: &[u8], limits: &Limits) -> Result<(), HttpError> {
+        if head.len() > limits.head_bytes() {
+            return Err(HttpError::HEAD_TOO_LARGE);
+        }
         let mut storage = [const { MaybeUninit::uninit() }; Limits::MOST_HEADERS];
         let room = limits.max_headers.min(Limits::MOST_HEADERS);
         let request_start = skip_empty_lines(head)?;
@@ -547,6 +550,7 @@ mod tests {
         assert_eq!(scan(&with_filler(201), &limits), Err(HttpError::HEAD_TOO_LARGE));
         assert_eq!(scan(&[b'x'; 143], &limits), Err(HttpError::TARGET_TOO_LONG));
         assert_eq!(scan(&[b'x'; 142], &limits), Ok(None));
+        assert_eq!(scan(&[&[b'x'; 143][..], b"\n"].concat(), &limits), Err(HttpError::TARGET_TOO_LONG));
         let no_target_limit = Limits { max_target_bytes: usize::MAX, ..limits };
         assert_eq!(scan(&[b'x'; 200], &no_target_limit), Err(HttpError::TARGET_TOO_LONG));
         assert_eq!(scan(&[b'x'; 199], &no_target_limit), Ok(None));
@@ -573,6 +577,12 @@ mod tests {
     }
 
     #[test]
+    fn a_head_beyond_the_limit_is_not_parsed_even_if_nobody_scanned_it() {
+        let bytes = [&b"GET / HTTP/1.1\r\nHost: a\r\nX: "[..], &[b'x'; 40_000], b"\r\n\r\n"].concat();
+        assert_eq!(parse(&bytes).unwrap_err(), HttpError::HEAD_TOO_LARGE);
+    }
+
+    #[test]
     fn a_reused_head_keeps_nothing_of_the_request_before() {
         let mut head = RequestHead::default();
         let first = b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\
@@ -585,6 +595,8 @@ mod tests {
         assert_eq!((head.framing, head.target_form, head.headers.len()), (BodyFraming::None, TargetForm::Origin, 1));
         assert!(!head.upgrade && !head.expect_continue && head.keep_alive);
         assert_eq!(head.headers.capacity(), room);
+        head.parse(first, &Limits::default()).unwrap();
+        assert!(head.path.is_empty() && head.query.is_empty());
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub use response::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// From the first byte to the empty line's end. More is answered with 431, or 414 while in the request line.
+    /// At most [`Limits::MOST_HEAD_BYTES`] whatever is set.
     pub max_head_bytes: usize,
     /// Header lines; more is answered with 431. At most [`Limits::MOST_HEADERS`] whatever is set.
     pub max_headers: usize,
@@ -36,8 +37,15 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Spans have 32 bits.
+    pub const MOST_HEAD_BYTES: usize = 1 << 30;
     /// Headers are tokenised into an array on the stack, of this many entries.
     pub const MOST_HEADERS: usize = 256;
+
+    #[inline]
+    fn head_bytes(&self) -> usize {
+        self.max_head_bytes.min(Self::MOST_HEAD_BYTES)
+    }
 }
 
 impl Default for Limits {

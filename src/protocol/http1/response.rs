@@ -456,8 +456,7 @@ impl BodyWriter {
 ///
 /// For a refused request `context.keep_alive_wanted` must be false. `context.whole_body_bytes` is not used.
 pub fn error_response(out: &mut Vec<u8>, error: HttpError, context: ResponseContext<'_>) -> ResponseFraming {
-    let status = itoa::Buffer::new().format(error.status).len() + 1;
-    let body_bytes = status + reason_phrase(error.status).len() + 1 + error.reason.len() + 1;
+    let body_bytes = "400 ".len() + reason_phrase(error.status).len() + "\n".len() + error.reason.len() + "\n".len();
     let context = ResponseContext { whole_body_bytes: Some(body_bytes as u64), ..context };
     let mut head = ResponseHead::start(out, error.status);
     let written = head.header(b"content-type", b"text/plain; charset=utf-8").and_then(|()| head.finish(context));
@@ -619,6 +618,8 @@ mod tests {
         }
         let (head, _) = build(200, &[], ResponseContext { whole_body_bytes: Some(7), ..head_request }).unwrap();
         assert!(head.contains("content-length: 7\r\n"), "{head}");
+        let (head, _) = build(304, &[], ResponseContext { whole_body_bytes: Some(7), ..context() }).unwrap();
+        assert!(!head.contains("content-length"), "a dropped body's length is not that of GET's: {head}");
     }
 
     #[test]
