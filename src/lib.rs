@@ -3,3 +3,10 @@
 //! Dependencies point one way: `core` <- `net` <- `protocol` <- `server` <- `py`.
 
 pub mod core;
+pub mod metrics;
+pub mod net;
+pub mod protocol;
+#[cfg(feature = "python")]
+mod py;
+pub mod reactor;
+pub mod server;

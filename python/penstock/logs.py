@@ -120,12 +120,12 @@ def _attach(logger: logging.Logger, stream_name: Literal["stderr", "stdout"], fo
     if logger.handlers or (logger.parent is not None and logger.parent.handlers):
         return
     handler = StandardStreamHandler(stream_name)
-    handler.setFormatter(formatter(coloured=_is_colourful(handler.stream)))
+    handler.setFormatter(formatter(coloured=is_colourful(handler.stream)))
     logger.addHandler(handler)
     logger.propagate = False
 
 
-def _is_colourful(stream: Any) -> bool:
+def is_colourful(stream: Any) -> bool:
     """A terminal, unless its user wants none of it (https://no-color.org)."""
     if stream is None or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False

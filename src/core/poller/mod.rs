@@ -7,27 +7,38 @@
 //!
 //! 1. **Tokens.** Every registration carries a token; every completion names it. After `forget`, no
 //!    completion of that token is delivered by a later `wait`. (Those of the running turn may already be in
-//!    the caller's list: the slab's generations discard them.)
-//! 2. **Accepting** goes on until `stop_accept`. A failed accept is `AcceptFailed` and accepting goes on;
-//!    the loop decides about backing off.
+//!    the caller's list: the slab's generations discard them.) A descriptor has one use and one token at a
+//!    time; a call that names a token which is not the descriptor's present one changes nothing, except that
+//!    `accept`, `receive`, `send` and `watch` make it the present one.
+//! 2. **Accepting** goes on until `stop_accept`, which like `pause` may let one later `wait` deliver what was
+//!    accepted already. A failed accept is `AcceptFailed` and accepting goes on; the loop decides about
+//!    backing off.
 //! 3. **Receiving** goes on until `pause`, `Ended` or `Failed`. `pause` is a request: a backend that has
 //!    receives in flight may still deliver them in one later `wait`. `receive` undoes it.
 //! 4. **Leases** are valid until `recycle`, however many `wait`s lie between. When the backend has no more
 //!    room it delivers nothing further and loses nothing: what waits in the kernel comes after `recycle`.
+//!    Room is bounded and shared fairly: a connection that is always readable starves no other.
 //! 5. **Sending**: `send` takes what leaves at once and says how much. `Blocked` promises exactly one `Sent`
-//!    (with what has left since, possibly 0) or `Failed` later, and the loop calls `send` again for the rest.
-//!    From `Blocked` to that completion the queue's flight must neither move nor change nor be freed.
+//!    (with what has left since, possibly 0) or `Failed` later, and the loop calls `send` again for the rest,
+//!    not before. From `Blocked` to that completion, or until `forget` has returned, the queue's flight must
+//!    neither move nor change nor be freed; the queue may grow behind it.
 //! 6. **Ends.** `Ended` (the peer will send no more; sending may go on) comes once, after the last bytes.
-//!    `Failed` comes once and is the last completion of its token.
+//!    `Failed` comes once and is the last completion of its token. Of a connection that is paused and has no
+//!    send blocked it may come late: when `receive` is called. Neither makes a later `wait` return in vain.
 //! 7. **Watching** is for descriptors that somebody else reads and writes (asyncio's `add_reader`): level
-//!    triggered, told anew by each `wait` while it holds.
+//!    triggered, told anew by each `wait` while it holds. An error or a hang-up shows as whatever was asked
+//!    for. An empty interest is none; what cannot be waited for (a regular file) is refused with `EPERM`.
 //! 8. `wait` sleeps at most `timeout` (`None`: until something happens), and appends what happened. A signal
-//!    ends it early without an error.
+//!    ends it early without an error, and now and then it may return early with nothing to tell.
 //!
 //! A poller never closes a descriptor it was given; descriptors it accepted belong to the completion.
 
+mod calls;
+pub mod epoll;
+
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::buffer::{Lease, SegmentQueue};
@@ -93,4 +104,39 @@ pub trait Poller: Send {
 
     /// Every lease given so far is wanted no more.
     fn recycle(&mut self);
+}
+
+/// Which backend a reactor is to have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PollerKind {
+    /// The one that measures best where nothing else is said: epoll.
+    #[default]
+    Auto,
+    Epoll,
+    IoUring,
+}
+
+impl FromStr for PollerKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(PollerKind::Auto),
+            "epoll" => Ok(PollerKind::Epoll),
+            "io_uring" => Ok(PollerKind::IoUring),
+            other => Err(format!("expected a poller of auto, epoll or io_uring, not {other:?}")),
+        }
+    }
+}
+
+/// Open a backend, or say why this kernel or build has none.
+pub fn open(kind: PollerKind) -> io::Result<Box<dyn Poller>> {
+    match kind {
+        PollerKind::Auto | PollerKind::Epoll => Ok(Box::new(epoll::EpollPoller::new()?)),
+        PollerKind::IoUring => open_io_uring(),
+    }
+}
+
+fn open_io_uring() -> io::Result<Box<dyn Poller>> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no io_uring; use the epoll poller"))
 }

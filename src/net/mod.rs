@@ -1,0 +1,16 @@
+//! Sockets: their addresses, their options and the system calls that make them. Descriptors are owned by `OwnedFd`.
+//!
+//! Every socket that is made here is non-blocking and closed on exec. Errors say which call failed on what, and keep
+//! the kernel's number: see [`errno_of`].
+
+mod error;
+mod inet_address;
+pub mod options;
+mod socket;
+
+pub use error::errno_of;
+pub use inet_address::{AddressError, RawAddress, SocketAddress, UnixAddress};
+pub use socket::{
+    ConnectProgress, ListenOptions, Listener, connect, local_address, peer_address, shutdown_write, socket_pair,
+    take_error,
+};
