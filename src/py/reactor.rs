@@ -5,7 +5,7 @@
 //! costs nothing for a request that never suspends, and everything asyncio can do works beside it.
 
 use std::collections::HashMap;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +22,8 @@ use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
 use crate::core::{EventLoop, Token};
 use crate::metrics::ReactorCounters;
+use crate::net::Listener;
+use crate::net::options::NO_DELAY;
 use crate::reactor::Mail;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
@@ -222,11 +224,13 @@ impl Reactor {
     fn add_listener(&self, fd: RawFd) -> PyResult<()> {
         // SAFETY: borrowed for this call only; a wrong number is an OSError of dup.
         let own: OwnedFd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
-        crate::net::set_nonblocking(own.as_raw_fd(), true)?;
-        // Accepted sockets inherit it, which saves a system call for each.
-        let _ = crate::net::set_nodelay(own.as_raw_fd());
+        let own = Listener::from_fd(own)?;
+        if !own.address().is_unix() {
+            // Accepted sockets inherit it, which saves a system call for each.
+            NO_DELAY.set(&own, true)?;
+        }
         self.with(|inner| {
-            let token = inner.event_loop.io.add_listener(own)?;
+            let token = inner.event_loop.io.add_listener(own.into_fd())?;
             inner.event_loop.service.listeners.push(token);
             Ok(())
         })?

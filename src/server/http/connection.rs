@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::exchange::Exchange;
+use crate::net::SocketAddress;
 
 /// The other end, in 20 bytes (a `SocketAddr` takes 32).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -27,12 +28,16 @@ impl PeerAddress {
     }
 }
 
-impl From<SocketAddr> for PeerAddress {
+impl From<SocketAddress> for PeerAddress {
     /// An IPv4 peer of a dual-stack listener is shown as what it is, without `::ffff:`.
-    fn from(address: SocketAddr) -> Self {
-        match address.ip().to_canonical() {
-            IpAddr::V4(ip) => PeerAddress::V4(ip, address.port()),
-            IpAddr::V6(ip) => PeerAddress::V6(ip, address.port()),
+    fn from(address: SocketAddress) -> Self {
+        match address {
+            SocketAddress::V4(address) => PeerAddress::V4(*address.ip(), address.port()),
+            SocketAddress::V6(address) => match address.ip().to_ipv4_mapped() {
+                Some(ip) => PeerAddress::V4(ip, address.port()),
+                None => PeerAddress::V6(*address.ip(), address.port()),
+            },
+            SocketAddress::Unix(_) => PeerAddress::Unix,
         }
     }
 }

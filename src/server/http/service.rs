@@ -1,7 +1,7 @@
 //! The server's side of the reactor: bytes to requests, responses to bytes, deadlines, and the peer's ends.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::access_log::AccessLog;
@@ -186,10 +186,9 @@ impl HttpServer {
         let Some(fd) = io.fd(token) else { return PeerAddress::Unknown };
         let Some(connection) = io.state(token) else { return PeerAddress::Unknown };
         if connection.peer == PeerAddress::Unknown {
-            connection.peer = match net::peer_address(fd) {
-                Ok(address) => address.internet().map_or(PeerAddress::Unix, PeerAddress::from),
-                Err(_) => PeerAddress::Unknown,
-            };
+            // SAFETY: the channel of this token owns the descriptor, and is not closed within this call.
+            let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+            connection.peer = net::peer_address(socket).map_or(PeerAddress::Unknown, PeerAddress::from);
         }
         connection.peer
     }
