@@ -1,5 +1,6 @@
 //! Penstock's data plane. Rust moves the bytes; Python decides.
 //!
-//! Dependencies point one way: `core` <- `net` <- `protocol` <- `server` <- `py`.
+//! Dependencies point one way: `core` <- `net` <- `protocol` <- `server`, `load` <- `py`.
 
 pub mod core;
+pub mod load;
