@@ -4,3 +4,10 @@
 
 pub mod core;
 pub mod load;
+pub mod metrics;
+pub mod net;
+pub mod protocol;
+#[cfg(feature = "python")]
+mod py;
+pub mod reactor;
+pub mod server;

@@ -1,5 +1,13 @@
 //! The reactor's parts, without Python and without any protocol.
 
 pub mod buffer;
+pub mod channel;
+pub mod event_loop;
+pub mod mailbox;
 pub mod poller;
+pub mod slab;
+pub mod timer;
 pub mod token;
+
+pub use event_loop::{CloseReason, EventLoop, Io, Service};
+pub use token::Token;

@@ -34,6 +34,13 @@ impl Lease {
         self.len == 0
     }
 
+    /// A part of it, good for as long as the whole.
+    pub fn slice(self, range: std::ops::Range<usize>) -> Lease {
+        assert!(range.start <= range.end && range.end <= self.len());
+        // SAFETY: the range is inside, so the pointer is inside the leased memory or one past its end.
+        Lease { start: unsafe { self.start.add(range.start) }, len: (range.end - range.start) as u32 }
+    }
+
     /// # Safety
     /// Only before the owning poller's next `recycle`, on its reactor's thread.
     pub unsafe fn as_slice<'a>(self) -> &'a [u8] {

@@ -85,7 +85,7 @@ impl SegmentQueue {
     }
 
     /// Let `write` append to the last copied segment (or a new one), and count what it wrote.
-    pub fn append_with(&mut self, pool: &mut BufferPool, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn append_with<R>(&mut self, pool: &mut BufferPool, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         const FULL: usize = 64 * 1024;
         let open = !self.sealed && matches!(self.segments.back(), Some(Segment::Copied(bytes)) if bytes.len() < FULL);
         if !open {
@@ -94,8 +94,9 @@ impl SegmentQueue {
         }
         let Some(Segment::Copied(buffer)) = self.segments.back_mut() else { unreachable!("just made open") };
         let before = buffer.len();
-        write(buffer);
+        let result = write(buffer);
         self.bytes += buffer.len() - before;
+        result
     }
 
     pub fn push_copy(&mut self, pool: &mut BufferPool, bytes: &[u8]) {

@@ -1,0 +1,77 @@
+"""Penstock: a network engine for Python. Rust moves the bytes; Python decides.
+
+    import penstock
+    penstock.run("main:app", port=8000)
+
+The public names are below. Each is imported when it is first used, so that a command line starts at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import ServerConfig
+    from .errors import (
+        AddressError,
+        AddressForbidden,
+        AddressInUse,
+        AddressUnavailable,
+        AppImportError,
+        ConfigError,
+        PenstockError,
+        StartupError,
+    )
+    from .event_loop import EventLoop
+    from .runner import run
+
+    __version__: str
+
+# Where each public name lives.
+_HOMES = {
+    "run": "runner",
+    "ServerConfig": "config",
+    "EventLoop": "event_loop",
+    "PenstockError": "errors",
+    "ConfigError": "errors",
+    "StartupError": "errors",
+    "AppImportError": "errors",
+    "AddressError": "errors",
+    "AddressInUse": "errors",
+    "AddressForbidden": "errors",
+    "AddressUnavailable": "errors",
+}
+
+__all__ = [
+    "AddressError",
+    "AddressForbidden",
+    "AddressInUse",
+    "AddressUnavailable",
+    "AppImportError",
+    "ConfigError",
+    "EventLoop",
+    "PenstockError",
+    "ServerConfig",
+    "StartupError",
+    "__version__",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("penstock")
+    elif name in _HOMES:
+        from importlib import import_module
+
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,336 @@
+"""ServerConfig is every setting of the server, stated once: its default, its bounds and one line of reason.
+
+The options of `penstock serve`, the `PENSTOCK_*` environment variables, the keyword arguments of `penstock.run` and
+the page `docs/settings.md` are all made from the fields below; a new setting is one new field. This module knows no
+socket, no environment and no command line: `settings_from_environment` is handed the mapping that it reads.
+
+A config is checked when it is made, so whoever holds one may rely on its bounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+from .errors import ConfigError
+
+ENVIRONMENT_PREFIX = "PENSTOCK_"
+
+Lifespan = Literal["auto", "on", "off"]
+LogLevel = Literal["critical", "error", "warning", "info", "debug", "trace"]
+PollerName = Literal["auto", "epoll", "io_uring"]
+
+T = TypeVar("T")
+
+
+class Kind:
+    """What values a setting can have: how to read one from text, how to check one, how to tell a person."""
+
+    metavar: ClassVar[str]
+
+    @property
+    def expectation(self) -> str:
+        raise NotImplementedError
+
+    def parse(self, text: str) -> object:
+        """The value that `text` stands for; `ValueError` if none."""
+        return text
+
+    def accepts(self, value: object) -> bool:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Text(Kind):
+    metavar: ClassVar[str] = "TEXT"
+    what: str = "text"
+
+    @property
+    def expectation(self) -> str:
+        return self.what
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, str) and "\0" not in value
+
+
+@dataclass(frozen=True)
+class FilePath(Text):
+    metavar: ClassVar[str] = "PATH"
+    what: str = "a path"
+
+    def accepts(self, value: object) -> bool:
+        return super().accepts(value) and value != ""
+
+
+@dataclass(frozen=True)
+class RootPath(Text):
+    metavar: ClassVar[str] = "PATH"
+    what: str = "a path that begins with a slash and does not end with one, such as /api"
+
+    def accepts(self, value: object) -> bool:
+        if not isinstance(value, str):
+            return False
+        return value == "" or (value.startswith("/") and not value.endswith("/") and value.isprintable())
+
+
+@dataclass(frozen=True)
+class Integer(Kind):
+    metavar: ClassVar[str] = "N"
+    minimum: int
+    maximum: int
+
+    @property
+    def expectation(self) -> str:
+        return f"a whole number from {self.minimum} to {self.maximum}"
+
+    def parse(self, text: str) -> object:
+        if not text.strip().isascii():
+            raise ValueError(text)
+        return int(text)
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
+
+
+@dataclass(frozen=True)
+class Seconds(Kind):
+    metavar: ClassVar[str] = "SECONDS"
+    minimum: float
+    maximum: float
+
+    @property
+    def expectation(self) -> str:
+        return f"a number of seconds from {self.minimum:g} to {self.maximum:g}"
+
+    def parse(self, text: str) -> object:
+        return float(text)
+
+    def accepts(self, value: object) -> bool:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        return math.isfinite(value) and self.minimum <= value <= self.maximum
+
+
+@dataclass(frozen=True)
+class Choice(Kind):
+    metavar: ClassVar[str] = "CHOICE"
+    choices: tuple[str, ...]
+
+    @property
+    def expectation(self) -> str:
+        return f"one of {', '.join(self.choices)}"
+
+    def parse(self, text: str) -> object:
+        return text.lower()
+
+    def accepts(self, value: object) -> bool:
+        return value in self.choices
+
+
+@dataclass(frozen=True)
+class Switch(Kind):
+    metavar: ClassVar[str] = ""
+    words: ClassVar[Mapping[str, bool]] = {
+        **dict.fromkeys(("1", "true", "yes", "on"), True),
+        **dict.fromkeys(("0", "false", "no", "off"), False),
+    }
+
+    @property
+    def expectation(self) -> str:
+        return "true or false"
+
+    def parse(self, text: str) -> object:
+        try:
+            return self.words[text.strip().lower()]
+        except KeyError:
+            raise ValueError(text) from None
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One field of a config, as people meet it: on the command line, in the environment, in the documentation."""
+
+    name: str
+    default: object
+    kind: Kind
+    group: str
+    help: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.removesuffix("_s").replace("_", "-")
+
+    @property
+    def off_flag(self) -> str | None:
+        return "--no-" + self.flag[2:] if isinstance(self.kind, Switch) else None
+
+    @property
+    def variable(self) -> str:
+        return ENVIRONMENT_PREFIX + self.name.removesuffix("_s").upper()
+
+    def parse(self, text: str, *, called: str | None = None) -> object:
+        """The value that `text` stands for, checked; `called` is what the user knows the setting by."""
+        try:
+            value = self.kind.parse(text)
+        except ValueError:
+            raise self.wrong(text, called=called) from None
+        self.check(value, came=text, called=called)
+        return value
+
+    def check(self, value: object, *, came: object = None, called: str | None = None) -> None:
+        if value is None and self.default is None:
+            return
+        if not self.kind.accepts(value):
+            raise self.wrong(value if came is None else came, called=called)
+
+    def wrong(self, came: object, *, called: str | None = None) -> ConfigError:
+        return ConfigError(f"{called or self.flag}: expected {self.kind.expectation}, got {came!r}")
+
+
+def setting(default: T, kind: Kind, *, group: str, help: str) -> T:
+    """A dataclass field that carries what `Setting` needs."""
+    return cast(T, dataclasses.field(default=default, metadata={"kind": kind, "group": group, "help": help}))
+
+
+WHERE = "Where to listen"
+APPLICATION = "Application"
+CONNECTIONS = "Connections"
+ENGINE = "Engine"
+LOGGING = "Logging"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """How one server runs. Every setting is described in docs/settings.md; a wrong one raises `ConfigError`."""
+
+    host: str = setting(
+        "127.0.0.1",
+        Text(what="a host name or an address"),
+        group=WHERE,
+        help="Host name or address to listen on; every address that the name has is listened on. "
+        "0.0.0.0 is every IPv4 address of this machine, :: every IPv6 one.",
+    )
+    port: int = setting(8000, Integer(0, 65535), group=WHERE, help="TCP port; 0 takes a free one and prints it.")
+    uds: str | None = setting(
+        None,
+        FilePath(),
+        group=WHERE,
+        help="Listen on this Unix domain socket instead of a port. A socket file that nobody answers at is replaced.",
+    )
+    fd: int | None = setting(
+        None,
+        Integer(0, 1_048_575),
+        group=WHERE,
+        help="Listen on this inherited descriptor, a listening stream socket, instead of a port.",
+    )
+    backlog: int = setting(
+        4096,
+        Integer(1, 65535),
+        group=WHERE,
+        help="Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn.",
+    )
+
+    app_dir: str = setting(
+        ".", FilePath(what="a directory"), group=APPLICATION, help="Directory put first in Python's module search path."
+    )
+    factory: bool = setting(
+        False, Switch(), group=APPLICATION, help="APP is a function that takes no argument and returns the application."
+    )
+    lifespan: Lifespan = setting(
+        "auto",
+        Choice(("auto", "on", "off")),
+        group=APPLICATION,
+        help="ASGI lifespan: use it if the application has it (auto), insist on it (on), or never ask (off).",
+    )
+    root_path: str = setting(
+        "",
+        RootPath(),
+        group=APPLICATION,
+        help="ASGI root_path: where the application is mounted, if a proxy strips that prefix.",
+    )
+
+    timeout_keep_alive_s: float = setting(
+        5.0,
+        Seconds(0, 86_400),
+        group=CONNECTIONS,
+        help="Close a connection that has been idle between two requests for this long.",
+    )
+    timeout_graceful_shutdown_s: float = setting(
+        30.0,
+        Seconds(0, 86_400),
+        group=CONNECTIONS,
+        help="When asked to stop, give the requests under way this long to finish, then end them.",
+    )
+    cancel_on_disconnect: bool = setting(
+        False,
+        Switch(),
+        group=CONNECTIONS,
+        help="Cancel the application's task when its client goes away; ASGI's own way is the http.disconnect message.",
+    )
+    server_header: bool = setting(True, Switch(), group=CONNECTIONS, help="Send a Server header by default.")
+    date_header: bool = setting(True, Switch(), group=CONNECTIONS, help="Send a Date header by default.")
+
+    reactors: int = setting(
+        1,
+        Integer(1, 1024),
+        group=ENGINE,
+        help="Event loops, one thread each. With the GIL more than one helps only what needs no Python.",
+    )
+    poller: PollerName = setting(
+        "auto",
+        Choice(("auto", "epoll", "io_uring")),
+        group=ENGINE,
+        help="How to wait for the kernel: the one that measures best here (auto), or the one named.",
+    )
+
+    log_level: LogLevel = setting(
+        "info",
+        Choice(("critical", "error", "warning", "info", "debug", "trace")),
+        group=LOGGING,
+        help="Log messages of this weight and above.",
+    )
+    access_log: bool = setting(True, Switch(), group=LOGGING, help="Log one line for every request.")
+
+    def __post_init__(self) -> None:
+        for name, known in SETTINGS.items():
+            known.check(getattr(self, name))
+        refuse_contradictions(name for name, known in SETTINGS.items() if getattr(self, name) != known.default)
+
+
+def _settings_of(config: type[ServerConfig]) -> dict[str, Setting]:
+    return {
+        field.name: Setting(name=field.name, default=field.default, **field.metadata)
+        for field in dataclasses.fields(config)
+    }
+
+
+# Every setting by its field's name, in the order of the fields.
+SETTINGS: Mapping[str, Setting] = _settings_of(ServerConfig)
+
+# Each pair says where to listen in two ways at once.
+_CONTRADICTIONS = (("uds", "fd"), ("uds", "host"), ("uds", "port"), ("fd", "host"), ("fd", "port"))
+
+
+def refuse_contradictions(given: Iterable[str], called: Mapping[str, str] | None = None) -> None:
+    """Refuse settings that exclude each other. `given` are those that somebody set, `called` what they wrote."""
+    names = called or {}
+    present = set(given)
+    for one, other in _CONTRADICTIONS:
+        if one in present and other in present:
+            first, second = (names.get(name) or SETTINGS[name].flag for name in (one, other))
+            raise ConfigError(f"{first} and {second} both say where to listen: give one of them")
+
+
+def settings_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that `PENSTOCK_*` variables give; an empty variable counts as none."""
+    return {
+        name: known.parse(text, called=known.variable)
+        for name, known in SETTINGS.items()
+        if (text := environment.get(known.variable, ""))
+    }

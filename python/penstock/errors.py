@@ -1,0 +1,69 @@
+"""The errors Penstock raises for what the world did: each says what was expected, what came, and what to do.
+
+The command line prints an error's text as one line and leaves with its `exit_status`, so that whoever started the
+server (systemd, a container runtime, a script) can tell the reasons apart:
+
+| status | reason |
+| --- | --- |
+| 0 | stopped as asked |
+| 1 | any other error of Penstock's |
+| 2 | a setting, flag or argument is wrong (`ConfigError`) |
+| 3 | the application refused to start: its lifespan start-up failed (`StartupError`) |
+| 4 | the application could not be imported (`AppImportError`) |
+| 5 | the address could not be listened on (`AddressError`) |
+
+A bug of Penstock's own is never one of these: it is an assertion, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PenstockError(Exception):
+    """The base of all of them; `str(error)` is one line without a full stop.
+
+    `details` is text worth showing above that line, such as the traceback of the user's own code.
+    """
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, details: str | None = None) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class ConfigError(PenstockError):
+    """A setting has a value that it cannot have, or contradicts another."""
+
+    exit_status = 2
+
+
+class StartupError(PenstockError):
+    """The application's lifespan start-up failed, or `lifespan="on"` and it has none."""
+
+    exit_status = 3
+
+
+class AppImportError(PenstockError):
+    """The application named by `module:attribute` could not be had."""
+
+    exit_status = 4
+
+
+class AddressError(PenstockError):
+    """An address could not be listened on."""
+
+    exit_status = 5
+
+
+class AddressInUse(AddressError):
+    """Somebody listens there already."""
+
+
+class AddressForbidden(AddressError):
+    """This user may not listen there."""
+
+
+class AddressUnavailable(AddressError):
+    """The address is not this machine's, or no address at all."""

@@ -1,0 +1,247 @@
+"""Opens the listening sockets that a config asks for: a host and port, a Unix domain socket, or an inherited one.
+
+The caller owns what it is given and closes it with `close_listeners`, which also removes the socket file of a Unix
+domain socket, if this process made it and it is still the same file. Nothing here waits for a connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+
+from .config import ServerConfig
+from .errors import AddressError, AddressForbidden, AddressInUse, AddressUnavailable
+
+# sun_path holds 108 bytes on Linux and 104 elsewhere, with the closing NUL (unix(7)).
+MAX_UDS_PATH_BYTES = 107 if os.uname().sysname == "Linux" else 103
+# Anybody who may enter the directory may connect, as with a port: the directory's own mode is the fence.
+UDS_MODE = 0o666
+_PROBE_TIMEOUT_S = 1.0
+# With port 0 the first address chooses the port, and another may have it taken: how often to choose anew.
+_FREE_PORT_ATTEMPTS = 16
+# What a host without this family of addresses says; another address of the same name may still do.
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+
+
+class UnixListener(socket.socket):
+    """A listening Unix domain socket that removes its file when the process that made it closes it."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._made: tuple[int, str, tuple[int, int]] | None = None
+
+    def bind_file(self, path: str) -> None:
+        self.bind(path)
+        # Absolute: the application may change the working directory.
+        self._made = (os.getpid(), os.path.abspath(path), _identity(path))
+        os.chmod(path, UDS_MODE)
+
+    def close(self) -> None:
+        made, self._made = self._made, None
+        if made is not None and made[0] == os.getpid():
+            with suppress(OSError):
+                if _identity(made[1]) == made[2]:
+                    os.unlink(made[1])
+        super().close()
+
+
+def open_listeners(config: ServerConfig) -> list[socket.socket]:
+    """The listening sockets of this config, non-blocking and not inherited by children; at least one.
+
+    Raises `AddressError` or one of its kinds, and then leaves nothing open.
+    """
+    if config.fd is not None:
+        return [_adopt(config.fd)]
+    if config.uds is not None:
+        return [_listen_unix(config.uds, config.backlog)]
+    return _listen_tcp(config.host, config.port, config.backlog)
+
+
+def close_listeners(listeners: Iterable[socket.socket]) -> None:
+    for listener in listeners:
+        listener.close()
+
+
+def describe(listener: socket.socket) -> str:
+    """Where a listener listens, as a person would write it: `http://127.0.0.1:8000`, `unix:/run/app.sock`."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_INET:
+        return f"http://{_host_and_port(name[0], name[1])}"
+    if listener.family == socket.AF_INET6:
+        return f"http://{_host_and_port(name[0], name[1])}"
+    path = os.fsdecode(name)
+    return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
+
+
+def _listen_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
+    addresses = _look_up(host, port)
+    for _ in range(_FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1):
+        listeners: list[socket.socket] = []
+        try:
+            _listen_on_each(addresses, backlog, listeners)
+            return listeners
+        except AddressInUse as error:
+            close_listeners(listeners)
+            in_use = error
+        except BaseException:
+            close_listeners(listeners)
+            raise
+    raise in_use
+
+
+def _look_up(host: str, port: int) -> list[Address]:
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise AddressUnavailable(f"--host: cannot find an address for {host!r}: {reason}") from None
+    inet = (socket.AF_INET, socket.AF_INET6)
+    # A name may be listed twice in the hosts file; a dict keeps the order.
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found if family in inet))  # type: ignore[misc]
+
+
+def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[socket.socket]) -> None:
+    """Append a listener for each address; one that this machine lacks is left out while another is had."""
+    lacking: tuple[Address, OSError] | None = None
+    for family, address in addresses:
+        if listeners and address[1] == 0:
+            address = (address[0], listeners[0].getsockname()[1], *address[2:])
+        try:
+            listeners.append(_bind_tcp(family, address, backlog))
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise _tcp_error(error, address[0], address[1]) from None
+            lacking = lacking or ((family, address), error)
+    if not listeners and lacking is not None:
+        (_, address), error = lacking
+        raise _tcp_error(error, address[0], address[1]) from None
+
+
+def _bind_tcp(family: socket.AddressFamily, address: tuple[object, ...], backlog: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Else :: takes the IPv4 port too, and a name with both addresses cannot be listened on.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _tcp_error(error: OSError, host: str, port: int) -> AddressError:
+    where = _host_and_port(host, port)
+    if error.errno == errno.EADDRINUSE:
+        look = f"ss -ltnp 'sport = :{port}'"
+        return AddressInUse(f"{where} is already in use: find by whom with {look}, or choose another --port")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        cause = "ports below 1024 need root or CAP_NET_BIND_SERVICE" if port < 1024 else "the system forbids it"
+        return AddressForbidden(f"not allowed to listen on {where}: {cause}; choose another --port")
+    if error.errno in _NOT_HERE:
+        return AddressUnavailable(f"{host} is not an address of this machine: see those it has with ip address")
+    return AddressError(f"cannot listen on {where}: {_reason(error)}")
+
+
+def _listen_unix(path: str, backlog: int) -> socket.socket:
+    length = len(os.fsencode(path))
+    if length > MAX_UDS_PATH_BYTES:
+        raise AddressUnavailable(
+            f"--uds: expected a path of at most {MAX_UDS_PATH_BYTES} bytes, got one of {length}: {path}"
+        )
+    _remove_stale(path)
+    listener = UnixListener()
+    try:
+        listener.bind_file(path)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _unix_error(error, path) from None
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file that nobody answers at; refuse one that is answered, and whatever is no socket."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # Nothing there, or nothing we may see: bind says which.
+    if not stat.S_ISSOCK(mode):
+        raise AddressInUse(f"--uds: {path} exists and is not a socket: remove it, or choose another path")
+    if _is_answered(path):
+        raise AddressInUse(f"{path} is already in use: find by whom with ss -lxp, or choose another --uds")
+    try:
+        os.unlink(path)
+    except OSError as error:
+        raise _unix_error(error, path) from None
+
+
+def _is_answered(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_TIMEOUT_S)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True  # Busy, or not for us: somebody is there.
+    return True
+
+
+def _unix_error(error: OSError, path: str) -> AddressError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUse(f"{path} is already in use: find by whom with ss -lxp, or choose another --uds")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return AddressForbidden(f"not allowed to make the socket {path}: {_reason(error)}; choose another --uds")
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return AddressUnavailable(f"cannot make the socket {path}: its directory does not exist")
+    return AddressError(f"cannot listen on {path}: {_reason(error)}")
+
+
+def _adopt(fd: int) -> socket.socket:
+    try:
+        listener = socket.socket(fileno=fd)
+    except OSError as error:
+        what = "is not open" if error.errno == errno.EBADF else "is not a socket"
+        raise AddressUnavailable(f"--fd: expected a listening stream socket, but descriptor {fd} {what}") from None
+    kind = _refusal(listener)
+    if kind is not None:
+        listener.detach()  # Whoever gave it to us may still want it.
+        raise AddressUnavailable(f"--fd: expected a listening stream socket, but descriptor {fd} is {kind}")
+    listener.setblocking(False)
+    listener.set_inheritable(False)
+    return listener
+
+
+def _refusal(listener: socket.socket) -> str | None:
+    if listener.type != socket.SOCK_STREAM:
+        return "a socket of another type"
+    if listener.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        return "a socket of another family"
+    if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return "a stream socket that does not listen"
+    return None
+
+
+def _host_and_port(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

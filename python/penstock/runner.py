@@ -1,0 +1,48 @@
+"""`penstock.run`: the server from inside a program, with the settings of `ServerConfig` as keyword arguments."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec
+
+from .config import ServerConfig
+
+Settings = ParamSpec("Settings")
+Runner = Callable[["str | Callable[..., Any]", ServerConfig], None]
+
+
+def _with_settings_of(
+    config: Callable[Settings, ServerConfig],
+) -> Callable[[Runner], Callable[Concatenate[str | Callable[..., Any], Settings], None]]:
+    """Give a function of an application and a config the config's own keyword arguments instead, types included."""
+
+    def decorate(runner: Runner) -> Callable[Concatenate[str | Callable[..., Any], Settings], None]:
+        @functools.wraps(runner)
+        def run(app: str | Callable[..., Any], /, *args: Settings.args, **kwargs: Settings.kwargs) -> None:
+            runner(app, config(*args, **kwargs))
+
+        return run
+
+    return decorate
+
+
+def start(app: str | Callable[..., Any], config: ServerConfig) -> None:
+    """Set up logging and the module search path, then serve until stopped."""
+    from . import importer, logs, server
+
+    logs.configure(level=config.log_level, access_log=config.access_log)
+    if isinstance(app, str):
+        importer.add_app_dir(config.app_dir)
+    server.serve(app, config)
+
+
+@_with_settings_of(ServerConfig)
+def run(app: str | Callable[..., Any], config: ServerConfig) -> None:
+    """Serve an ASGI application, `"module:attribute"` or the callable itself, until Ctrl-C or SIGTERM.
+
+    Every setting of `ServerConfig` is a keyword argument: `penstock.run(app, host="::", port=8080)`. The environment
+    is not read. Raises `PenstockError` for what a user can put right: `ConfigError`, `AppImportError`,
+    `AddressError`, `StartupError`.
+    """
+    start(app, config)

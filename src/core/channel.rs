@@ -1,0 +1,59 @@
+//! A Channel is one descriptor of a reactor: what it is registered for, its deadline, its unsent output.
+//!
+//! It fits a slot of 128 bytes with its service's own state `C`; whatever only an active connection needs is
+//! elsewhere. It owns its descriptor unless it is a watch, whose descriptor is somebody else's.
+
+use std::os::fd::RawFd;
+
+use super::buffer::SegmentQueue;
+use super::timer::TimerLink;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChannelKind {
+    Listener,
+    Connection,
+    /// Told of readiness on behalf of somebody else (asyncio's `add_reader`).
+    Watch,
+    /// The reactor's own mailbox.
+    Mailbox,
+}
+
+/// What a connection is in the middle of.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct ChannelFlags {
+    /// In the dirty list already.
+    pub dirty: bool,
+    /// A send is blocked; its completion is awaited.
+    pub sending: bool,
+    /// The service asked for no more bytes.
+    pub paused: bool,
+    /// The peer has closed its sending side.
+    pub ended: bool,
+    /// The service wants to know when the output is low again.
+    pub wants_drained: bool,
+    /// Close once the output has left.
+    pub closing: bool,
+    /// Closing politely: what still arrives is thrown away until the peer ends or a deadline passes.
+    pub lingering: bool,
+    /// Closed already, in the list of those to be removed.
+    pub closed: bool,
+}
+
+pub struct Channel<C> {
+    pub fd: RawFd,
+    pub kind: ChannelKind,
+    pub flags: ChannelFlags,
+    pub timer: TimerLink,
+    pub output: Option<Box<SegmentQueue>>,
+    pub state: C,
+}
+
+impl<C> Channel<C> {
+    pub fn new(fd: RawFd, kind: ChannelKind, state: C) -> Self {
+        Channel { fd, kind, flags: ChannelFlags::default(), timer: TimerLink::default(), output: None, state }
+    }
+
+    pub fn queued_bytes(&self) -> usize {
+        self.output.as_ref().map_or(0, |output| output.bytes())
+    }
+}

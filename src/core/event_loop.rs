@@ -1,0 +1,686 @@
+//! The EventLoop turns: flush, wait, dispatch. It owns the poller, the channels, the timer wheel and the mailbox,
+//! and nobody else touches them.
+//!
+//! It is split in two so that a service can act while it is being told: `Io` is what a service may use, and
+//! `EventLoop` adds what only the loop needs (the list of completions, the mailbox).
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::buffer::{BufferPool, Lease, Owner, SegmentQueue};
+use super::channel::{Channel, ChannelKind};
+use super::mailbox::{MailSender, Mailbox};
+use super::poller::{Completion, Poller, Readiness, SendOutcome};
+use super::slab::Slab;
+use super::timer::{Links, TICK, TimerLink, TimerWheel};
+use super::token::Token;
+use crate::metrics::ReactorCounters;
+
+/// Above this a service should stop producing for a connection ...
+pub const HIGH_WATERMARK_BYTES: usize = 64 * 1024;
+/// ... until `drained` tells it that this little is left.
+pub const LOW_WATERMARK_BYTES: usize = 16 * 1024;
+/// How long a politely closed connection may take to notice.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long a listener rests after the process ran out of descriptors, unless a connection closes before.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Why a connection came to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseReason {
+    /// The service closed it, and its output has left.
+    Finished,
+    /// The service cut it off.
+    Aborted,
+    /// The peer reset it or vanished, with this errno.
+    Failed(i32),
+}
+
+/// What a reactor serves: told what happened, it acts through [`Io`]. All calls are on the reactor's thread,
+/// while the interpreter (if any) is detached.
+pub trait Service {
+    /// Its state in an idle connection's slot; small, see `Channel`.
+    type Connection: Default;
+    /// What other threads may send it.
+    type Mail: Send;
+
+    /// A listener of this reactor accepted a connection.
+    fn accepted(&mut self, io: &mut Io<Self::Connection>, listener: Token, fd: OwnedFd);
+    /// Bytes arrived; the lease is good until `settle` gives it up.
+    fn received(&mut self, io: &mut Io<Self::Connection>, token: Token, lease: Lease);
+    /// The peer will send no more.
+    fn ended(&mut self, io: &mut Io<Self::Connection>, token: Token);
+    /// The output fell to the low watermark, after `Io::want_drained`.
+    fn drained(&mut self, io: &mut Io<Self::Connection>, token: Token);
+    /// The deadline passed.
+    fn expired(&mut self, io: &mut Io<Self::Connection>, token: Token);
+    /// The connection is gone; the last call for it. `token` is stale already.
+    fn closed(&mut self, io: &mut Io<Self::Connection>, token: Token, state: Self::Connection, reason: CloseReason);
+    /// A watched descriptor is ready.
+    fn ready(&mut self, io: &mut Io<Self::Connection>, token: Token, readiness: Readiness);
+    fn mail(&mut self, io: &mut Io<Self::Connection>, mail: Self::Mail);
+    /// Give up the leases of earlier turns, copying what must outlive them; false while some are still wanted (the
+    /// arena then fills on, and is not reset).
+    fn settle(&mut self, io: &mut Io<Self::Connection>) -> bool;
+}
+
+/// What a service may do with its reactor.
+pub struct Io<C> {
+    poller: Box<dyn Poller>,
+    channels: Slab<Channel<C>>,
+    wheel: TimerWheel,
+    dirty: Vec<Token>,
+    closed: VecDeque<(Token, CloseReason)>,
+    buffers: BufferPool,
+    free_queues: Vec<Box<SegmentQueue>>,
+    released: Vec<Owner>,
+    connections: usize,
+    lingering: usize,
+    resting_listeners: Vec<Token>,
+    reserve: Option<OwnedFd>,
+    started: Instant,
+    now: Instant,
+    pub counters: Arc<ReactorCounters>,
+}
+
+impl<C> Links for Slab<Channel<C>> {
+    fn link(&mut self, index: u32) -> &mut TimerLink {
+        &mut self.at_mut(index).expect("only present channels hang in the wheel").timer
+    }
+}
+
+impl<C: Default> Io<C> {
+    const MAX_FREE_QUEUES: usize = 256;
+    const FITS: () = assert!(Slab::<Channel<C>>::SLOT_BYTES <= 128, "an idle connection's slot is at most 128 bytes");
+
+    fn new(poller: Box<dyn Poller>) -> Self {
+        let () = Self::FITS;
+        let now = Instant::now();
+        Io {
+            poller,
+            channels: Slab::default(),
+            wheel: TimerWheel::default(),
+            dirty: Vec::new(),
+            closed: VecDeque::new(),
+            buffers: BufferPool::default(),
+            free_queues: Vec::new(),
+            released: Vec::new(),
+            connections: 0,
+            lingering: 0,
+            resting_listeners: Vec::new(),
+            reserve: reserve_descriptor(),
+            started: now,
+            now,
+            counters: Arc::default(),
+        }
+    }
+
+    /// The time of this turn.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Open connections.
+    pub fn connections(&self) -> usize {
+        self.connections
+    }
+
+    /// Open connections that have said everything and only wait for the peer to notice.
+    pub fn lingering(&self) -> usize {
+        self.lingering
+    }
+
+    pub fn poller_name(&self) -> &'static str {
+        self.poller.name()
+    }
+
+    /// Start accepting. The descriptor is the reactor's from now on.
+    pub fn add_listener(&mut self, fd: OwnedFd) -> io::Result<Token> {
+        let raw = fd.as_raw_fd();
+        let token = self.channels.insert(Channel::new(raw, ChannelKind::Listener, C::default()));
+        match self.poller.accept(token, raw) {
+            Ok(()) => {
+                let _ = fd.into_raw_fd();
+                Ok(token)
+            }
+            Err(error) => {
+                self.channels.remove(token);
+                Err(error)
+            }
+        }
+    }
+
+    /// Stop accepting, and close this reactor's descriptor of the listener.
+    pub fn remove_listener(&mut self, token: Token) {
+        if let Some(channel) = self.channels.get(token) {
+            debug_assert_eq!(channel.kind, ChannelKind::Listener);
+            self.poller.forget(token, channel.fd);
+            close_descriptor(channel.fd);
+            self.channels.remove(token);
+            self.resting_listeners.retain(|&resting| resting != token);
+        }
+    }
+
+    /// Take a connected, non-blocking stream socket, and start receiving from it.
+    pub fn add_connection(&mut self, fd: OwnedFd, state: C) -> io::Result<Token> {
+        let raw = fd.as_raw_fd();
+        let token = self.channels.insert(Channel::new(raw, ChannelKind::Connection, state));
+        match self.poller.receive(token, raw) {
+            Ok(()) => {
+                let _ = fd.into_raw_fd();
+                self.connections += 1;
+                Ok(token)
+            }
+            Err(error) => {
+                self.channels.remove(token);
+                Err(error)
+            }
+        }
+    }
+
+    /// Be told when somebody else's descriptor is ready. It must stay open until `unwatch`.
+    pub fn watch(&mut self, fd: RawFd, interest: Readiness) -> io::Result<Token> {
+        let token = self.channels.insert(Channel::new(fd, ChannelKind::Watch, C::default()));
+        self.poller.watch(token, fd, interest).inspect_err(|_| {
+            self.channels.remove(token);
+        })?;
+        Ok(token)
+    }
+
+    /// Replace what a watch waits for.
+    pub fn rewatch(&mut self, token: Token, interest: Readiness) -> io::Result<()> {
+        match self.channels.get(token) {
+            Some(channel) => self.poller.watch(token, channel.fd, interest),
+            None => Err(io::Error::from_raw_os_error(libc::EBADF)),
+        }
+    }
+
+    pub fn unwatch(&mut self, token: Token) {
+        if let Some(channel) = self.channels.remove(token) {
+            self.poller.forget(token, channel.fd);
+        }
+    }
+
+    /// The descriptor of a present channel.
+    pub fn fd(&self, token: Token) -> Option<RawFd> {
+        self.channels.get(token).map(|channel| channel.fd)
+    }
+
+    /// The service's state of an open connection; `None` once it is closed.
+    pub fn state(&mut self, token: Token) -> Option<&mut C> {
+        self.channels.get_mut(token).filter(|channel| !channel.flags.closed).map(|channel| &mut channel.state)
+    }
+
+    /// Every open connection, for the rare sweeps.
+    pub fn connection_tokens(&self) -> Vec<Token> {
+        let mut tokens = self.channels.tokens();
+        tokens.retain(|&token| {
+            self.channels.get(token).is_some_and(|c| c.kind == ChannelKind::Connection && !c.flags.closed)
+        });
+        tokens
+    }
+
+    /// Append to a connection's output; it leaves with this turn's flush. `None`: the connection is closed.
+    pub fn append_with<R>(&mut self, token: Token, write: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
+        let (queue, buffers) = self.output(token)?;
+        Some(queue.append_with(buffers, write))
+    }
+
+    /// Append foreign bytes without copying them. Hands the owner back when the connection takes nothing.
+    ///
+    /// # Safety
+    /// `owner` must keep `bytes` alive and unchanged until it comes back through `take_released`.
+    pub unsafe fn append_borrowed(&mut self, token: Token, bytes: &[u8], owner: Owner) {
+        match self.output(token) {
+            // SAFETY: the caller's promise is the queue's.
+            Some((queue, _)) => unsafe { queue.push_borrowed(bytes, owner) },
+            None => self.released.push(owner),
+        }
+    }
+
+    fn output(&mut self, token: Token) -> Option<(&mut SegmentQueue, &mut BufferPool)> {
+        let channel =
+            self.channels.get_mut(token).filter(|channel| !channel.flags.closed && !channel.flags.lingering)?;
+        if !channel.flags.dirty && !channel.flags.sending {
+            channel.flags.dirty = true;
+            self.dirty.push(token);
+        }
+        let queue = channel.output.get_or_insert_with(|| self.free_queues.pop().unwrap_or_default());
+        Some((queue, &mut self.buffers))
+    }
+
+    /// Bytes that a connection still has to send.
+    pub fn queued_bytes(&self, token: Token) -> usize {
+        self.channels.get(token).map_or(0, Channel::queued_bytes)
+    }
+
+    /// Tell the service once, through `drained`, when the output is low again.
+    pub fn want_drained(&mut self, token: Token) {
+        if let Some(channel) = self.channels.get_mut(token) {
+            channel.flags.wants_drained = true;
+        }
+    }
+
+    /// Ask for no more bytes of a connection; some may still be on their way.
+    pub fn pause(&mut self, token: Token) {
+        if let Some(channel) = self.channels.get_mut(token).filter(|channel| !channel.flags.paused) {
+            channel.flags.paused = true;
+            if !channel.flags.ended && !channel.flags.closed {
+                self.poller.pause(token, channel.fd);
+            }
+        }
+    }
+
+    /// Undo `pause`.
+    pub fn resume(&mut self, token: Token) {
+        if let Some(channel) = self.channels.get_mut(token).filter(|channel| channel.flags.paused) {
+            channel.flags.paused = false;
+            if !channel.flags.ended && !channel.flags.closed {
+                if let Err(error) = self.poller.receive(token, channel.fd) {
+                    self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO)));
+                }
+            }
+        }
+    }
+
+    /// Call `expired` when `after` has passed, unless set anew or cleared before.
+    pub fn set_deadline(&mut self, token: Token, after: Duration) {
+        if self.channels.get(token).is_some() {
+            let tick = TimerWheel::tick_after(self.now.duration_since(self.started).saturating_add(after));
+            self.wheel.set(&mut self.channels, token.index, tick);
+        }
+    }
+
+    pub fn clear_deadline(&mut self, token: Token) {
+        if self.channels.get(token).is_some() {
+            self.wheel.clear(&mut self.channels, token.index);
+        }
+    }
+
+    /// Close once the output has left. With unread input on its way, politely: see `flags.lingering`.
+    pub fn close(&mut self, token: Token) {
+        if let Some(channel) = self.channels.get_mut(token).filter(|channel| !channel.flags.closed) {
+            channel.flags.closing = true;
+            if !channel.flags.dirty && !channel.flags.sending {
+                channel.flags.dirty = true;
+                self.dirty.push(token);
+            }
+        }
+    }
+
+    /// Whether `close` was called, or the connection is gone.
+    pub fn is_closing(&self, token: Token) -> bool {
+        self.channels.get(token).is_none_or(|channel| channel.flags.closing || channel.flags.closed)
+    }
+
+    /// Close an idle connection, on which nothing is unsent and nothing on its way.
+    pub fn close_idle(&mut self, token: Token) {
+        self.end(token, CloseReason::Finished);
+    }
+
+    /// Cut the connection off: what is unsent is thrown away.
+    pub fn abort(&mut self, token: Token) {
+        self.end(token, CloseReason::Aborted);
+    }
+
+    /// Owners whose bytes have left, or never will.
+    pub fn take_released(&mut self) -> &mut Vec<Owner> {
+        &mut self.released
+    }
+
+    fn end(&mut self, token: Token, reason: CloseReason) {
+        if let Some(channel) = self.channels.get_mut(token).filter(|channel| !channel.flags.closed) {
+            channel.flags.closed = true;
+            self.closed.push_back((token, reason));
+        }
+    }
+
+    /// Offer every dirty connection's output to the kernel: one system call each.
+    fn flush(&mut self, mut drained: impl FnMut(&mut Self, Token)) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for token in dirty.drain(..) {
+            if let Some(channel) = self.channels.get_mut(token) {
+                channel.flags.dirty = false;
+                self.flush_one(token);
+                self.tell_if_drained(token, &mut drained);
+            }
+        }
+        // What was made dirty meanwhile keeps its place in the new list; keep the larger allocation.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    fn flush_one(&mut self, token: Token) {
+        let Some(channel) = self.channels.get_mut(token) else { return };
+        if channel.flags.closed || channel.flags.sending {
+            return;
+        }
+        if let Some(mut queue) = channel.output.take_if(|queue| queue.is_empty()) {
+            queue.clear(&mut self.buffers, &mut self.released);
+            self.keep_queue(queue);
+        } else if let Some(queue) = &mut channel.output {
+            match self.poller.send(token, channel.fd, queue) {
+                Ok(SendOutcome::Done(bytes)) => {
+                    self.counters.bytes_sent.add(bytes as u64);
+                    queue.advance(bytes, &mut self.buffers, &mut self.released);
+                    if let Some(queue) = channel.output.take() {
+                        self.keep_queue(queue);
+                    }
+                }
+                Ok(SendOutcome::Blocked(bytes)) => {
+                    self.counters.bytes_sent.add(bytes as u64);
+                    self.counters.sends_blocked.add(1);
+                    queue.advance(bytes, &mut self.buffers, &mut self.released);
+                    queue.begin_flight();
+                    channel.flags.sending = true;
+                }
+                Err(error) => {
+                    return self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO)));
+                }
+            }
+        }
+        self.close_if_flushed(token);
+    }
+
+    fn keep_queue(&mut self, queue: Box<SegmentQueue>) {
+        if self.free_queues.len() < Self::MAX_FREE_QUEUES {
+            self.free_queues.push(queue);
+        }
+    }
+
+    fn close_if_flushed(&mut self, token: Token) {
+        let Some(channel) = self.channels.get_mut(token) else { return };
+        if !channel.flags.closing || channel.flags.sending || channel.flags.lingering || channel.queued_bytes() > 0 {
+            return;
+        }
+        if channel.flags.ended {
+            return self.end(token, CloseReason::Finished);
+        }
+        // A plain close with input unread makes the kernel send a reset, which can destroy the response on its
+        // way (RFC 9112 section 9.6). So end our side, and read on until the peer ends its own.
+        channel.flags.lingering = true;
+        self.lingering += 1;
+        // SAFETY: a descriptor that this channel owns.
+        unsafe { libc::shutdown(channel.fd, libc::SHUT_WR) };
+        self.set_deadline(token, LINGER);
+        self.resume(token);
+    }
+
+    fn tell_if_drained(&mut self, token: Token, drained: &mut impl FnMut(&mut Self, Token)) {
+        if let Some(channel) = self.channels.get_mut(token) {
+            if channel.flags.wants_drained && !channel.flags.closed && channel.queued_bytes() <= LOW_WATERMARK_BYTES {
+                channel.flags.wants_drained = false;
+                drained(self, token);
+            }
+        }
+    }
+
+    /// Take a closed channel out of everything it is in.
+    fn remove(&mut self, token: Token) -> Option<C> {
+        let channel = self.channels.get(token)?;
+        let fd = channel.fd;
+        self.poller.forget(token, fd);
+        self.wheel.unlink(&mut self.channels, token.index);
+        let mut channel = self.channels.remove(token)?;
+        if let Some(mut queue) = channel.output.take() {
+            queue.clear(&mut self.buffers, &mut self.released);
+            self.keep_queue(queue);
+        }
+        close_descriptor(fd);
+        self.connections -= 1;
+        self.lingering -= usize::from(channel.flags.lingering);
+        self.counters.connections_closed.add(1);
+        self.wake_listeners();
+        Some(channel.state)
+    }
+
+    /// Out of descriptors: refuse one waiting peer with the reserve (it learns at once instead of hanging), then
+    /// let the listener rest, or its level-triggered readiness would spin.
+    fn rest_listener(&mut self, listener: Token) {
+        let Some(channel) = self.channels.get(listener) else { return };
+        let fd = channel.fd;
+        if self.reserve.take().is_some() {
+            // SAFETY: accepts on a listener we own; a refused connection is closed at once.
+            let refused = unsafe { libc::accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC) };
+            if refused >= 0 {
+                close_descriptor(refused);
+                self.counters.connections_refused.add(1);
+            }
+            self.reserve = reserve_descriptor();
+        }
+        if !self.resting_listeners.contains(&listener) {
+            self.poller.stop_accept(listener, fd);
+            self.resting_listeners.push(listener);
+            self.set_deadline(listener, ACCEPT_BACK_OFF);
+        }
+    }
+
+    fn wake_listeners(&mut self) {
+        for listener in std::mem::take(&mut self.resting_listeners) {
+            self.clear_deadline(listener);
+            if let Some(fd) = self.fd(listener) {
+                if self.reserve.is_none() {
+                    self.reserve = reserve_descriptor();
+                }
+                if self.poller.accept(listener, fd).is_err() {
+                    self.resting_listeners.push(listener);
+                    self.set_deadline(listener, ACCEPT_BACK_OFF);
+                }
+            }
+        }
+    }
+}
+
+impl<C> Drop for Io<C> {
+    fn drop(&mut self) {
+        for token in self.channels.tokens() {
+            if let Some(channel) = self.channels.remove(token) {
+                self.poller.forget(token, channel.fd);
+                if matches!(channel.kind, ChannelKind::Connection | ChannelKind::Listener) {
+                    close_descriptor(channel.fd);
+                }
+            }
+        }
+    }
+}
+
+/// A descriptor kept in reserve for the moment there is no other (see `rest_listener`).
+fn reserve_descriptor() -> Option<OwnedFd> {
+    // SAFETY: a literal path; the result is checked.
+    let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    // SAFETY: a fresh descriptor that nobody else owns.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn close_descriptor(fd: RawFd) {
+    // SAFETY: called once for a descriptor that its channel owned.
+    unsafe { libc::close(fd) };
+}
+
+/// A reactor's loop around one service.
+pub struct EventLoop<S: Service> {
+    pub io: Io<S::Connection>,
+    pub service: S,
+    completions: Vec<Completion>,
+    due: Vec<u32>,
+    mailbox: Mailbox<S::Mail>,
+}
+
+impl<S: Service> EventLoop<S> {
+    pub fn new(poller: Box<dyn Poller>, service: S) -> io::Result<Self> {
+        let mailbox = Mailbox::new()?;
+        let mut io = Io::new(poller);
+        let channel = Channel::new(mailbox.fd(), ChannelKind::Mailbox, S::Connection::default());
+        let token = io.channels.insert(channel);
+        io.poller.watch(token, mailbox.fd(), Readiness { readable: true, writable: false })?;
+        Ok(EventLoop { io, service, completions: Vec::new(), due: Vec::new(), mailbox })
+    }
+
+    /// How other threads reach this loop.
+    pub fn mail_sender(&self) -> MailSender<S::Mail> {
+        self.mailbox.sender()
+    }
+
+    /// One turn: flush what is dirty, sleep until something happens (at most `timeout`), tell the service.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.flush();
+        self.io.counters.turns.add(1);
+        if self.service.settle(&mut self.io) {
+            self.io.poller.recycle();
+        }
+        let timeout = self.bounded(timeout);
+        let mut completions = std::mem::take(&mut self.completions);
+        let waited = self.io.poller.wait(timeout, &mut completions);
+        self.io.now = Instant::now();
+        self.io.counters.completions.add(completions.len() as u64);
+        for completion in completions.drain(..) {
+            self.dispatch(completion);
+        }
+        self.completions = completions;
+        self.sweep();
+        self.flush();
+        waited
+    }
+
+    /// Sleep no longer than to the next deadline, and not at all when the last flush left work.
+    fn bounded(&self, timeout: Option<Duration>) -> Option<Duration> {
+        if !self.io.dirty.is_empty() || !self.io.closed.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.io.now.duration_since(self.io.started);
+        let next = self
+            .io
+            .wheel
+            .ticks_until_next((now.as_millis() / TICK.as_millis()) as u32)
+            .map(|ticks| TICK * ticks.max(1));
+        match (timeout, next) {
+            (Some(timeout), Some(next)) => Some(timeout.min(next)),
+            (timeout, next) => timeout.or(next),
+        }
+    }
+
+    /// Send what is dirty and bury what is closed.
+    pub fn flush(&mut self) {
+        if !self.io.dirty.is_empty() {
+            let service = &mut self.service;
+            self.io.flush(|io, token| service.drained(io, token));
+        }
+        while let Some((token, reason)) = self.io.closed.pop_front() {
+            if matches!(reason, CloseReason::Failed(_)) {
+                self.io.counters.connections_failed.add(1);
+            }
+            if let Some(state) = self.io.remove(token) {
+                self.service.closed(&mut self.io, token, state, reason);
+            }
+        }
+    }
+
+    /// Close everything, telling nobody; returns the owners of what was never sent.
+    pub fn shut_down(&mut self) -> Vec<Owner> {
+        for token in self.io.connection_tokens() {
+            self.io.end(token, CloseReason::Aborted);
+        }
+        while let Some((token, _)) = self.io.closed.pop_front() {
+            self.io.remove(token);
+        }
+        std::mem::take(&mut self.io.released)
+    }
+
+    fn dispatch(&mut self, completion: Completion) {
+        match completion {
+            Completion::Accepted { listener, fd } => {
+                self.io.counters.connections_accepted.add(1);
+                self.service.accepted(&mut self.io, listener, fd);
+            }
+            Completion::AcceptFailed { listener, .. } => {
+                self.io.counters.accept_failures.add(1);
+                self.io.rest_listener(listener);
+            }
+            Completion::Received { token, lease } => self.dispatch_received(token, lease),
+            Completion::Ended { token } => self.dispatch_ended(token),
+            Completion::Sent { token, bytes } => self.dispatch_sent(token, bytes),
+            Completion::Failed { token, errno } => match self.io.channels.get_mut(token) {
+                Some(channel) if channel.flags.lingering => self.io.end(token, CloseReason::Finished),
+                Some(_) => self.io.end(token, CloseReason::Failed(errno)),
+                None => self.io.counters.stale_completions.add(1),
+            },
+            Completion::Ready { token, readiness } => self.dispatch_ready(token, readiness),
+        }
+    }
+
+    fn dispatch_received(&mut self, token: Token, lease: Lease) {
+        match self.io.channels.get(token) {
+            Some(channel) if channel.flags.closed || channel.flags.lingering => {}
+            Some(_) => {
+                self.io.counters.bytes_received.add(lease.len() as u64);
+                self.service.received(&mut self.io, token, lease);
+            }
+            None => self.io.counters.stale_completions.add(1),
+        }
+    }
+
+    fn dispatch_ended(&mut self, token: Token) {
+        match self.io.channels.get_mut(token) {
+            Some(channel) if channel.flags.closed => {}
+            Some(channel) => {
+                channel.flags.ended = true;
+                if channel.flags.lingering {
+                    self.io.end(token, CloseReason::Finished);
+                } else {
+                    self.service.ended(&mut self.io, token);
+                }
+            }
+            None => self.io.counters.stale_completions.add(1),
+        }
+    }
+
+    fn dispatch_sent(&mut self, token: Token, bytes: usize) {
+        let Some(channel) = self.io.channels.get_mut(token) else { return self.io.counters.stale_completions.add(1) };
+        channel.flags.sending = false;
+        if let Some(queue) = &mut channel.output {
+            self.io.counters.bytes_sent.add(bytes as u64);
+            queue.advance(bytes, &mut self.io.buffers, &mut self.io.released);
+        }
+        self.io.flush_one(token);
+        let service = &mut self.service;
+        self.io.tell_if_drained(token, &mut |io, token| service.drained(io, token));
+    }
+
+    fn dispatch_ready(&mut self, token: Token, readiness: Readiness) {
+        match self.io.channels.get(token).map(|channel| channel.kind) {
+            Some(ChannelKind::Mailbox) => {
+                self.mailbox.heard();
+                while let Some(mail) = self.mailbox.take() {
+                    self.service.mail(&mut self.io, mail);
+                }
+            }
+            Some(_) => self.service.ready(&mut self.io, token, readiness),
+            None => self.io.counters.stale_completions.add(1),
+        }
+    }
+
+    fn sweep(&mut self) {
+        let elapsed = self.io.now.duration_since(self.io.started);
+        let now = (elapsed.as_millis() / TICK.as_millis()) as u32;
+        let mut due = std::mem::take(&mut self.due);
+        self.io.wheel.sweep(&mut self.io.channels, now, &mut due);
+        for index in due.drain(..) {
+            let Some(token) = self.io.channels.token_at(index) else { continue };
+            let Some(channel) = self.io.channels.get(token) else { continue };
+            match channel.kind {
+                ChannelKind::Listener => self.io.wake_listeners(),
+                _ if channel.flags.lingering => self.io.end(token, CloseReason::Finished),
+                _ if channel.flags.closed => {}
+                _ => {
+                    self.io.counters.connections_expired.add(1);
+                    self.service.expired(&mut self.io, token);
+                }
+            }
+        }
+        self.due = due;
+    }
+}

@@ -1,0 +1,207 @@
+//! A TimerWheel knows when connections are due. It owns no connection: its lists run through their slots.
+//!
+//! It is for deadlines that almost never come (idle, header, write time-outs), so it is coarse and lazy: moving a
+//! deadline later is one store, and a sweep puts the connection where it now belongs. asyncio's timers, which
+//! must fire in exact order, live in asyncio's own heap.
+
+use std::time::Duration;
+
+/// One tick; a deadline is met up to this much late, never early.
+pub const TICK: Duration = Duration::from_millis(100);
+const BUCKETS: usize = 512;
+const NONE: u32 = u32::MAX;
+const NEVER: u32 = u32::MAX;
+
+/// A connection's place in the wheel: 16 bytes of its slot.
+#[derive(Clone, Copy, Debug)]
+pub struct TimerLink {
+    next: u32,
+    previous: u32,
+    /// When the connection is due.
+    deadline: u32,
+    /// The tick whose bucket it hangs in, at or before the deadline; `NEVER` when it hangs in none.
+    linked: u32,
+}
+
+impl Default for TimerLink {
+    fn default() -> Self {
+        TimerLink { next: NONE, previous: NONE, deadline: NEVER, linked: NEVER }
+    }
+}
+
+/// Where the links are: the reactor's slab.
+pub trait Links {
+    /// The link of the tenant at `index`, which must exist.
+    fn link(&mut self, index: u32) -> &mut TimerLink;
+}
+
+pub struct TimerWheel {
+    heads: [u32; BUCKETS],
+    /// Ticks up to and including this one have been swept.
+    swept: u32,
+    linked: usize,
+}
+
+impl Default for TimerWheel {
+    fn default() -> Self {
+        TimerWheel { heads: [NONE; BUCKETS], swept: 0, linked: 0 }
+    }
+}
+
+impl TimerWheel {
+    /// The tick at `elapsed` since the loop began, rounded up: no deadline is early.
+    pub fn tick_after(elapsed: Duration) -> u32 {
+        (elapsed.as_millis().div_ceil(TICK.as_millis())).min(u128::from(NEVER - 1)) as u32
+    }
+
+    /// The connection at `index` is due at `deadline` (a tick), in place of what was asked before.
+    pub fn set(&mut self, links: &mut impl Links, index: u32, deadline: u32) {
+        let deadline = deadline.max(self.swept + 1);
+        let link = links.link(index);
+        link.deadline = deadline;
+        if link.linked > deadline {
+            self.unlink(links, index);
+            self.link(links, index, deadline);
+        }
+    }
+
+    /// The connection is not due any more. Its place is given up at the next sweep that finds it.
+    pub fn clear(&mut self, links: &mut impl Links, index: u32) {
+        links.link(index).deadline = NEVER;
+    }
+
+    /// The connection leaves its slot: nothing may point to it any more.
+    pub fn unlink(&mut self, links: &mut impl Links, index: u32) {
+        let TimerLink { next, previous, linked, .. } = *links.link(index);
+        if linked == NEVER {
+            return;
+        }
+        match previous {
+            NONE => self.heads[linked as usize % BUCKETS] = next,
+            previous => links.link(previous).next = next,
+        }
+        if next != NONE {
+            links.link(next).previous = previous;
+        }
+        let link = links.link(index);
+        (link.next, link.previous, link.linked) = (NONE, NONE, NEVER);
+        self.linked -= 1;
+    }
+
+    fn link(&mut self, links: &mut impl Links, index: u32, tick: u32) {
+        // Farther than one turn of the wheel: hang it in the last bucket before the sweep comes round.
+        let tick = tick.min(self.swept + BUCKETS as u32 - 1);
+        let head = &mut self.heads[tick as usize % BUCKETS];
+        let next = std::mem::replace(head, index);
+        if next != NONE {
+            links.link(next).previous = index;
+        }
+        let link = links.link(index);
+        (link.next, link.previous, link.linked) = (next, NONE, tick);
+        self.linked += 1;
+    }
+
+    /// Add the connections due by the tick `now` to `due`, each once, and take them off the wheel.
+    pub fn sweep(&mut self, links: &mut impl Links, now: u32, due: &mut Vec<u32>) {
+        if self.linked == 0 {
+            self.swept = self.swept.max(now);
+        }
+        while self.swept < now {
+            self.swept += 1;
+            let mut at = self.heads[self.swept as usize % BUCKETS];
+            while at != NONE {
+                let TimerLink { next, deadline, .. } = *links.link(at);
+                self.unlink(links, at);
+                if deadline <= self.swept {
+                    links.link(at).deadline = NEVER;
+                    due.push(at);
+                } else if deadline != NEVER {
+                    self.link(links, at, deadline);
+                }
+                at = next;
+            }
+        }
+    }
+
+    /// Ticks from `now` to the next bucket that holds anything, or `None` when all are empty.
+    pub fn ticks_until_next(&self, now: u32) -> Option<u32> {
+        if self.linked == 0 {
+            return None;
+        }
+        let next =
+            (self.swept + 1..=self.swept + BUCKETS as u32).find(|&tick| self.heads[tick as usize % BUCKETS] != NONE);
+        next.map(|tick| tick.saturating_sub(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Links for Vec<TimerLink> {
+        fn link(&mut self, index: u32) -> &mut TimerLink {
+            &mut self[index as usize]
+        }
+    }
+
+    fn wheel_of(count: usize) -> (TimerWheel, Vec<TimerLink>) {
+        (TimerWheel::default(), vec![TimerLink::default(); count])
+    }
+
+    fn sweep(wheel: &mut TimerWheel, links: &mut Vec<TimerLink>, now: u32) -> Vec<u32> {
+        let mut due = Vec::new();
+        wheel.sweep(links, now, &mut due);
+        due.sort_unstable();
+        due
+    }
+
+    #[test]
+    fn each_deadline_is_met_once_and_not_early() {
+        let (mut wheel, mut links) = wheel_of(3);
+        for (index, deadline) in [(0, 5), (1, 5), (2, 9)] {
+            wheel.set(&mut links, index, deadline);
+        }
+        assert_eq!(sweep(&mut wheel, &mut links, 4), []);
+        assert_eq!(wheel.ticks_until_next(4), Some(1));
+        assert_eq!(sweep(&mut wheel, &mut links, 6), [0, 1]);
+        assert_eq!(sweep(&mut wheel, &mut links, 100), [2]);
+        assert_eq!(wheel.ticks_until_next(100), None);
+    }
+
+    #[test]
+    fn a_deadline_moved_later_is_not_met_at_its_old_time() {
+        let (mut wheel, mut links) = wheel_of(1);
+        wheel.set(&mut links, 0, 5);
+        wheel.set(&mut links, 0, 50);
+        assert_eq!(sweep(&mut wheel, &mut links, 49), []);
+        assert_eq!(sweep(&mut wheel, &mut links, 50), [0]);
+    }
+
+    #[test]
+    fn a_deadline_moved_earlier_is_met_at_its_new_time() {
+        let (mut wheel, mut links) = wheel_of(1);
+        wheel.set(&mut links, 0, 6000);
+        wheel.set(&mut links, 0, 3);
+        assert_eq!(sweep(&mut wheel, &mut links, 3), [0]);
+    }
+
+    #[test]
+    fn a_cleared_or_unlinked_deadline_is_never_met() {
+        let (mut wheel, mut links) = wheel_of(2);
+        wheel.set(&mut links, 0, 5);
+        wheel.set(&mut links, 1, 5);
+        wheel.clear(&mut links, 0);
+        wheel.unlink(&mut links, 1);
+        assert_eq!(sweep(&mut wheel, &mut links, 2000), []);
+        assert_eq!(wheel.linked, 0);
+    }
+
+    #[test]
+    fn deadlines_beyond_one_turn_of_the_wheel_wait_their_time() {
+        let (mut wheel, mut links) = wheel_of(1);
+        let deadline = 3 * BUCKETS as u32 + 7;
+        wheel.set(&mut links, 0, deadline);
+        assert_eq!(sweep(&mut wheel, &mut links, deadline - 1), []);
+        assert_eq!(sweep(&mut wheel, &mut links, deadline), [0]);
+    }
+}

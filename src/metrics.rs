@@ -1,0 +1,76 @@
+//! Counters of one reactor. Its thread alone writes them; any thread may read.
+//!
+//! A single writer needs no locked instruction: a load and a store, both relaxed, cost what a plain add costs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Only on the reactor's thread.
+    pub fn add(&self, count: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $name:ident),* $(,)?) => {
+        /// One shard, written by one reactor.
+        #[derive(Default, Debug)]
+        #[repr(align(64))]
+        pub struct ReactorCounters { $($(#[doc = $help])+ pub $name: Counter),* }
+
+        impl ReactorCounters {
+            /// Name, meaning and value of each.
+            pub fn snapshot(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($help),+).trim_ascii(), self.$name.get())),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Turns of the loop.
+    turns,
+    /// Completions that the poller told.
+    completions,
+    /// Completions that arrived for a connection closed since.
+    stale_completions,
+    /// Connections accepted.
+    connections_accepted,
+    /// Connections closed, for whatever reason.
+    connections_closed,
+    /// Connections closed because the peer reset them or vanished.
+    connections_failed,
+    /// Connections closed by a deadline.
+    connections_expired,
+    /// Connections refused because the process was out of descriptors.
+    connections_refused,
+    /// Accepts that failed for want of descriptors or memory.
+    accept_failures,
+    /// Connections handed over from another reactor.
+    connections_handed_over,
+    /// Bytes received.
+    bytes_received,
+    /// Bytes sent.
+    bytes_sent,
+    /// Sends that the kernel could not take whole.
+    sends_blocked,
+    /// Requests whose head was complete.
+    requests,
+    /// Requests that were malformed or beyond a limit, answered and closed.
+    requests_refused,
+    /// Responses completed.
+    responses,
+    /// Requests whose handler raised or broke its protocol.
+    handler_errors,
+    /// Times the attached phase ran out of its budget and left work for the next turn.
+    budget_exhausted,
+    /// Access-log lines dropped because the log could not keep up.
+    log_lines_dropped,
+}

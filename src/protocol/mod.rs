@@ -1,0 +1,3 @@
+//! Protocols turn bytes into events and events into bytes. They own no socket, no clock and no randomness.
+
+pub mod http1;

@@ -1,0 +1,481 @@
+//! An HttpCycle is one request as its application sees it: what `receive` and `send` are bound to.
+//!
+//! It holds no bytes and no connection, only the token of one: whatever the application does with it after the
+//! connection is gone reaches nobody else.
+
+use pyo3::create_exception;
+use pyo3::exceptions::{PyConnectionError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString};
+
+use super::reply::{Awaited, Reply};
+use super::task::set_result_unless_done;
+use super::{AsgiServer, names};
+use crate::core::event_loop::HIGH_WATERMARK_BYTES;
+use crate::core::{Io, Token};
+use crate::protocol::http1::ResponseError;
+use crate::py::guarded::Guarded;
+use crate::py::owners;
+use crate::server::http::{Body, HttpConnection, HttpServer, RespondError, Take};
+
+create_exception!(
+    penstock._core,
+    ClientDisconnected,
+    PyConnectionError,
+    "The client has gone away: nothing more can be sent. An OSError, as ASGI's spec_version 2.4 asks."
+);
+
+/// A body of at least this many bytes is sent from the object that holds it; a smaller one is cheaper to copy.
+const BORROW_FROM_BYTES: usize = 16 * 1024;
+
+#[pyclass(frozen, module = "penstock._core")]
+pub struct HttpCycle {
+    server: Py<AsgiServer>,
+    pub(super) token: Token,
+    state: Guarded<State>,
+}
+
+#[derive(Default)]
+struct State {
+    phase: Phase,
+    /// What the application's suspended `receive` waits on.
+    receive_waiter: Option<Py<PyAny>>,
+    /// What its suspended `send` waits on.
+    send_waiter: Option<Py<PyAny>>,
+    /// Its task, once it has been suspended.
+    task: Option<Py<PyAny>>,
+    disconnected: bool,
+}
+
+/// How far the application is with its response.
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Unstarted,
+    /// `http.response.start` was sent; its head leaves with the first piece of the body.
+    Started {
+        status: u16,
+        headers: Option<Py<PyAny>>,
+    },
+    Body,
+    Complete,
+}
+
+/// How far it was when its coroutine ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    Unstarted,
+    Unfinished,
+    Complete,
+    Disconnected,
+}
+
+/// What a waiting `receive` or `send` finds when it looks.
+pub(super) enum Look {
+    Ready(Py<PyAny>),
+    Wait(Py<PyAny>),
+}
+
+impl HttpCycle {
+    pub(super) fn new(server: Py<AsgiServer>, token: Token) -> Self {
+        HttpCycle { server, token, state: Guarded::new(State::default()) }
+    }
+
+    pub(super) fn set_task(&self, task: Py<PyAny>) -> PyResult<()> {
+        self.state.enter()?.task = Some(task);
+        Ok(())
+    }
+
+    pub(super) fn task(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.state.enter().ok()?.task.as_ref().map(|task| task.clone_ref(py))
+    }
+
+    /// The application has ended. Returns how far it got, and whether it had been suspended.
+    pub(super) fn end(&self, py: Python<'_>) -> PyResult<(Ending, bool)> {
+        let mut state = self.state.enter()?;
+        let task = state.task.take();
+        let left = (state.receive_waiter.take(), state.send_waiter.take());
+        let ending = match state.phase {
+            Phase::Complete => Ending::Complete,
+            _ if state.disconnected => Ending::Disconnected,
+            Phase::Unstarted | Phase::Started { .. } => Ending::Unstarted,
+            Phase::Body => Ending::Unfinished,
+        };
+        drop(state);
+        drop(left);
+        if ending != Ending::Complete && !self.is_connected(py)? {
+            return Ok((Ending::Disconnected, task.is_some()));
+        }
+        Ok((ending, task.is_some()))
+    }
+
+    fn is_connected(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with_http(py, |http, io| http.is_connected(io, self.token))
+    }
+
+    fn with_http<R>(
+        &self,
+        _py: Python<'_>,
+        act: impl FnOnce(&mut HttpServer, &mut Io<HttpConnection>) -> R,
+    ) -> PyResult<R> {
+        self.server.get().reactor.get().with(|inner| {
+            let event_loop = &mut inner.event_loop;
+            match &mut event_loop.service.http {
+                Some(http) => Ok(act(http, &mut event_loop.io)),
+                None => Err(PyRuntimeError::new_err("the server is gone")),
+            }
+        })?
+    }
+
+    pub(super) fn wake_receive(&self, py: Python<'_>) -> PyResult<()> {
+        let waiter = self.state.enter()?.receive_waiter.take();
+        waiter.map_or(Ok(()), |waiter| set_result_unless_done(py, &waiter))
+    }
+
+    pub(super) fn wake_send(&self, py: Python<'_>) -> PyResult<()> {
+        let waiter = self.state.enter()?.send_waiter.take();
+        waiter.map_or(Ok(()), |waiter| set_result_unless_done(py, &waiter))
+    }
+
+    /// The peer is gone, or sends no more. Whoever waits is woken, and finds out by looking.
+    pub(super) fn disconnected(&self, py: Python<'_>, cancel: bool) -> PyResult<()> {
+        let gone = !self.is_connected(py)?;
+        let task = {
+            let mut state = self.state.enter()?;
+            state.disconnected |= gone;
+            (cancel && !matches!(state.phase, Phase::Complete))
+                .then(|| state.task.as_ref().map(|task| task.clone_ref(py)))
+        };
+        self.wake_receive(py)?;
+        if gone {
+            self.wake_send(py)?;
+        }
+        match task.flatten() {
+            Some(task) => task.bind(py).call_method0(names::cancel(py)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// See whether what is awaited is there; otherwise a future that will be woken.
+    pub(super) fn look(slf: &Bound<'_, Self>, what: Awaited) -> PyResult<Look> {
+        match what {
+            Awaited::Message => slf.get().look_for_message(slf.py()),
+            Awaited::Room => slf.get().look_for_room(slf.py()),
+        }
+    }
+
+    fn look_for_message(&self, py: Python<'_>) -> PyResult<Look> {
+        let taken =
+            self.with_http(py, |http, io| http.take_body(io, self.token, |data, more| (body_bytes(py, data), more)))?;
+        match taken {
+            Take::Taken((body, more)) => Ok(Look::Ready(request_message(py, body, more)?)),
+            Take::Disconnected => Ok(Look::Ready(disconnect_message(py)?)),
+            Take::Wait => {
+                let future = self.server.get().new_future(py)?.unbind();
+                self.state.enter()?.receive_waiter = Some(future.clone_ref(py));
+                Ok(Look::Wait(future))
+            }
+        }
+    }
+
+    fn look_for_room(&self, py: Python<'_>) -> PyResult<Look> {
+        let queued =
+            self.with_http(py, |http, io| http.is_connected(io, self.token).then(|| io.queued_bytes(self.token)))?;
+        match queued {
+            None => Err(disconnected_error()),
+            Some(queued) if queued <= HIGH_WATERMARK_BYTES => Ok(Look::Ready(py.None())),
+            Some(_) => {
+                self.with_http(py, |_, io| io.want_drained(self.token))?;
+                let future = self.server.get().new_future(py)?.unbind();
+                self.state.enter()?.send_waiter = Some(future.clone_ref(py));
+                Ok(Look::Wait(future))
+            }
+        }
+    }
+
+    fn start(&self, message: &Message<'_>) -> PyResult<Py<Reply>> {
+        let py = message.py();
+        let status = message.get(names::status(py))?.ok_or_else(|| missing("http.response.start", "status"))?;
+        let status: u16 = status.extract().map_err(|_| {
+            PyTypeError::new_err(format!(
+                "http.response.start: status must be an integer from 100 to 999, not {status:?}"
+            ))
+        })?;
+        let headers = message.get(names::headers(py))?.map(Bound::unbind);
+        let mut state = self.state.enter()?;
+        match state.phase {
+            Phase::Unstarted => state.phase = Phase::Started { status, headers },
+            _ => return Err(PyRuntimeError::new_err("http.response.start was sent before: a response starts once")),
+        }
+        Reply::done(py)
+    }
+
+    fn body(slf: &Bound<'_, Self>, message: &Message<'_>) -> PyResult<Py<Reply>> {
+        let (py, this) = (slf.py(), slf.get());
+        let more = match message.get(names::more_body(py))? {
+            Some(more) => more.is_truthy()?,
+            None => false,
+        };
+        let piece = Piece::of(message.get(names::body(py))?)?;
+        let phase = std::mem::take(&mut this.state.enter()?.phase);
+        match phase {
+            Phase::Unstarted => {
+                return Err(PyRuntimeError::new_err("http.response.body was sent before http.response.start"));
+            }
+            Phase::Complete => {
+                this.state.enter()?.phase = Phase::Complete;
+                return Err(PyRuntimeError::new_err("http.response.body was sent after the response was complete"));
+            }
+            Phase::Body => {}
+            Phase::Started { status, headers } => this.write_head(py, status, headers, piece.bytes().len(), !more)?,
+        }
+        this.state.enter()?.phase = if more { Phase::Body } else { Phase::Complete };
+        let queued = this.with_http(py, |http, io| http.send_body(io, this.token, piece.as_body(), more))?;
+        match queued {
+            Ok(queued) if more && queued > HIGH_WATERMARK_BYTES => {
+                Reply::waiting(py, slf.clone().unbind(), Awaited::Room)
+            }
+            Ok(_) => Reply::done(py),
+            Err(RespondError::Disconnected) => Err(disconnected_error()),
+            Err(RespondError::Invalid(error)) => {
+                this.state.enter()?.phase = Phase::Body;
+                Err(invalid(&error))
+            }
+        }
+    }
+
+    fn write_head(
+        &self,
+        py: Python<'_>,
+        status: u16,
+        headers: Option<Py<PyAny>>,
+        body_bytes: usize,
+        whole: bool,
+    ) -> PyResult<()> {
+        let headers = Headers::of(py, headers)?;
+        let written = self.with_http(py, |http, io| {
+            http.start_response::<ResponseError>(io, self.token, status, body_bytes, whole, |head| {
+                headers.iter().try_for_each(|(name, value)| head.header(name, value))
+            })
+        })?;
+        written.map_err(|error| invalid(&error))
+    }
+}
+
+#[pymethods]
+impl HttpCycle {
+    /// The next message of this request: `http.request`, then `http.disconnect`.
+    fn receive(slf: &Bound<'_, Self>) -> PyResult<Py<Reply>> {
+        let (py, this) = (slf.py(), slf.get());
+        let taken =
+            this.with_http(py, |http, io| http.take_body(io, this.token, |data, more| (body_bytes(py, data), more)))?;
+        match taken {
+            Take::Taken((body, more)) => Reply::value(py, request_message(py, body, more)?),
+            Take::Disconnected => Reply::value(py, disconnect_message(py)?),
+            Take::Wait => Reply::waiting(py, slf.clone().unbind(), Awaited::Message),
+        }
+    }
+
+    /// Send a message of the response: `http.response.start`, then `http.response.body`.
+    fn send(slf: &Bound<'_, Self>, message: &Bound<'_, PyAny>) -> PyResult<Py<Reply>> {
+        let py = slf.py();
+        let message = Message(message);
+        let kind = message.get(names::kind(py))?.ok_or_else(|| missing("a message to send()", "type"))?;
+        if kind.is(names::response_body(py)) {
+            return Self::body(slf, &message);
+        }
+        if kind.is(names::response_start(py)) {
+            return slf.get().start(&message);
+        }
+        match kind.cast::<PyString>()?.to_str()? {
+            "http.response.body" => Self::body(slf, &message),
+            "http.response.start" => slf.get().start(&message),
+            other => Err(PyValueError::new_err(format!(
+                "send() takes http.response.start and http.response.body for an HTTP request, not {other:?}"
+            ))),
+        }
+    }
+}
+
+/// A message from the application: a dictionary, nearly always.
+struct Message<'a>(&'a Bound<'a, PyAny>);
+
+impl<'a> Message<'a> {
+    fn py(&self) -> Python<'a> {
+        self.0.py()
+    }
+
+    fn get(&self, name: &Bound<'a, PyString>) -> PyResult<Option<Bound<'a, PyAny>>> {
+        match self.0.cast_exact::<PyDict>() {
+            Ok(dict) => dict.get_item(name),
+            Err(_) if self.0.contains(name)? => self.0.get_item(name).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// A piece of the response's body, out of whatever object holds bytes.
+enum Piece<'a> {
+    Empty,
+    Bytes(Bound<'a, PyBytes>),
+}
+
+impl<'a> Piece<'a> {
+    fn of(body: Option<Bound<'a, PyAny>>) -> PyResult<Self> {
+        let Some(body) = body else { return Ok(Piece::Empty) };
+        match body.cast_into::<PyBytes>() {
+            Ok(bytes) => Ok(Piece::Bytes(bytes)),
+            Err(error) => {
+                let body = error.into_inner();
+                if body.is_instance_of::<PyByteArray>() || body.is_instance_of::<PyMemoryView>() {
+                    // They can change or go while the bytes wait to leave, so they are copied.
+                    let py = body.py();
+                    return Ok(Piece::Bytes(py.get_type::<PyBytes>().call1((body,))?.cast_into()?));
+                }
+                Err(PyTypeError::new_err(format!(
+                    "http.response.body: body must be bytes, not {}",
+                    body.get_type().name()?
+                )))
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Piece::Empty => &[],
+            Piece::Bytes(bytes) => bytes.as_bytes(),
+        }
+    }
+
+    /// For `send_body`: large ones from where they are, held by a reference of the output's own.
+    fn as_body(&self) -> Body<'_> {
+        match self {
+            Piece::Bytes(bytes) if bytes.as_bytes().len() >= BORROW_FROM_BYTES => {
+                Body::Borrowed(bytes.as_bytes(), owners::keep(bytes.clone().into_any()))
+            }
+            _ => Body::Copied(self.bytes()),
+        }
+    }
+}
+
+/// The application's headers: a list or tuple of pairs of bytes, so that writing them runs no Python.
+struct Headers<'py>(Option<Bound<'py, PyAny>>);
+
+impl<'py> Headers<'py> {
+    /// Take them as they are if they are lists, tuples and bytes; make such a list of any other iterables.
+    fn of(py: Python<'py>, headers: Option<Py<PyAny>>) -> PyResult<Self> {
+        let Some(headers) = headers.map(|headers| headers.into_bound(py)) else { return Ok(Headers(None)) };
+        if (0..len(&headers).unwrap_or(0)).all(|at| item(&headers, at).and_then(pair).is_some())
+            && len(&headers).is_some()
+        {
+            return Ok(Headers(Some(headers)));
+        }
+        let plain = PyList::empty(py);
+        for header in headers.try_iter()? {
+            let header = header?;
+            let fields: Vec<Bound<'_, PyAny>> = header.try_iter()?.collect::<PyResult<_>>()?;
+            match <[_; 2]>::try_from(fields) {
+                Ok([name, value]) => plain.append((header_bytes(name)?, header_bytes(value)?))?,
+                Err(fields) => {
+                    let message = format!("a response's header is a pair (name, value), not {} items", fields.len());
+                    return Err(PyValueError::new_err(message));
+                }
+            }
+        }
+        Ok(Headers(Some(plain.into_any())))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let count = self.0.as_ref().and_then(len).unwrap_or(0);
+        (0..count).filter_map(|at| self.0.as_ref().and_then(|headers| item(headers, at)).and_then(pair))
+    }
+}
+
+fn header_bytes(field: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyBytes>> {
+    field.cast_into::<PyBytes>().map_err(|error| {
+        let field = error.into_inner();
+        PyTypeError::new_err(format!("a response's header names and values must be bytes, not {field:?}"))
+    })
+}
+
+/// The length of an exact list or tuple.
+fn len(sequence: &Bound<'_, PyAny>) -> Option<usize> {
+    let sequence = sequence.as_ptr();
+    // SAFETY: attached; each length is read only from an object of its exact type.
+    unsafe {
+        if ffi::PyList_CheckExact(sequence) != 0 {
+            Some(ffi::PyList_GET_SIZE(sequence) as usize)
+        } else if ffi::PyTuple_CheckExact(sequence) != 0 {
+            Some(ffi::PyTuple_GET_SIZE(sequence) as usize)
+        } else {
+            None
+        }
+    }
+}
+
+/// An item of an exact list or tuple, borrowed from it.
+fn item<'a>(sequence: &'a Bound<'_, PyAny>, at: usize) -> Option<Borrowed<'a, 'a, PyAny>> {
+    if at >= len(sequence)? {
+        return None;
+    }
+    // SAFETY: the type and the bound were checked; the sequence, which nobody can change while this thread is attached
+    // and runs no Python, keeps its item alive.
+    unsafe {
+        let found = if ffi::PyList_CheckExact(sequence.as_ptr()) != 0 {
+            ffi::PyList_GET_ITEM(sequence.as_ptr(), at as ffi::Py_ssize_t)
+        } else {
+            ffi::PyTuple_GET_ITEM(sequence.as_ptr(), at as ffi::Py_ssize_t)
+        };
+        Some(Borrowed::from_ptr(sequence.py(), found))
+    }
+}
+
+/// Name and value, of an exact list or tuple of two bytes objects.
+fn pair<'a>(header: Borrowed<'a, 'a, PyAny>) -> Option<(&'a [u8], &'a [u8])> {
+    if len(&header)? != 2 {
+        return None;
+    }
+    let bytes_at = |at| {
+        let field = item(&header, at)?;
+        // SAFETY: attached; checked to be bytes, which the pair keeps alive and nobody can change.
+        unsafe {
+            (ffi::PyBytes_Check(field.as_ptr()) != 0).then(|| {
+                let (start, len) = (ffi::PyBytes_AS_STRING(field.as_ptr()), ffi::Py_SIZE(field.as_ptr()));
+                std::slice::from_raw_parts(start.cast::<u8>(), len as usize)
+            })
+        }
+    };
+    Some((bytes_at(0)?, bytes_at(1)?))
+}
+
+/// The body's bytes as an object; made while inside the reactor, which is sound because bytes start no collection.
+fn body_bytes(py: Python<'_>, data: &[u8]) -> Py<PyBytes> {
+    PyBytes::new(py, data).unbind()
+}
+
+fn request_message(py: Python<'_>, body: Py<PyBytes>, more: bool) -> PyResult<Py<PyAny>> {
+    let message = PyDict::new(py);
+    message.set_item(names::kind(py), names::http_request(py))?;
+    message.set_item(names::body(py), body)?;
+    message.set_item(names::more_body(py), more)?;
+    Ok(message.into_any().unbind())
+}
+
+fn disconnect_message(py: Python<'_>) -> PyResult<Py<PyAny>> {
+    let message = PyDict::new(py);
+    message.set_item(names::kind(py), names::http_disconnect(py))?;
+    Ok(message.into_any().unbind())
+}
+
+fn missing(what: &str, key: &str) -> PyErr {
+    PyValueError::new_err(format!("{what} must have the key {key:?}"))
+}
+
+fn invalid(error: &ResponseError) -> PyErr {
+    PyRuntimeError::new_err(error.to_string())
+}
+
+fn disconnected_error() -> PyErr {
+    ClientDisconnected::new_err("the client has gone away: nothing more can be sent")
+}

@@ -1,0 +1,277 @@
+//! ASGI 3 over the HTTP server's events: a request becomes a scope, a coroutine and one step of it, right here.
+//!
+//! The path of one request: `handle` takes the event, `scope` builds the dictionary, `task` steps the application in a
+//! spare asyncio Task, `cycle` is what `receive` and `send` do, `reply` is what they return to be awaited.
+
+mod cycle;
+mod names;
+mod reply;
+mod scope;
+mod task;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+pub use cycle::HttpCycle;
+
+use super::guarded::Guarded;
+use super::reactor::Reactor;
+use crate::core::Token;
+use crate::protocol::http1::Limits;
+use crate::server::http::{AccessLog, AccessLogStyle, HttpEvent, HttpServer, HttpSettings};
+use cycle::Ending;
+use scope::ScopeBuilder;
+use task::{SpareTasks, Step};
+
+/// Slots that the binding does not offer are filled in once, before the first object of a type exists.
+pub fn prepare_types(py: Python<'_>) -> PyResult<()> {
+    reply::prepare_type(py);
+    task::prepare_type(py);
+    Ok(())
+}
+
+/// An ASGI application attached to a reactor.
+#[pyclass(frozen, module = "penstock._core")]
+pub struct AsgiServer {
+    reactor: Py<Reactor>,
+    app: Py<PyAny>,
+    /// `loop.create_future`.
+    create_future: Py<PyAny>,
+    /// Called as `report(message, exception or None)`; logs.
+    report: Py<PyAny>,
+    /// Called when a drained server has nothing more to do.
+    on_quiet: Py<PyAny>,
+    cancel_on_disconnect: bool,
+    settings: HttpSettings,
+    access_log: Option<(i32, AccessLogStyle)>,
+    /// What every request's context is a copy of.
+    context: Py<PyAny>,
+    state: Guarded<State>,
+}
+
+struct State {
+    scopes: ScopeBuilder,
+    spares: SpareTasks,
+    /// Requests whose application is suspended, to be told of their connection's events.
+    suspended: HashMap<Token, Py<HttpCycle>>,
+}
+
+#[pymethods]
+impl AsgiServer {
+    /// `listeners`: for each, in the order they are added, its scheme and its `(host, port)` for the scope.
+    /// `state`: the lifespan's state, copied into every scope, or `None`. `access_log`: a descriptor and whether it is
+    /// a terminal, or `None`.
+    #[new]
+    #[pyo3(signature = (reactor, app, event_loop, *, listeners, report, on_quiet, state=None, root_path="", keep_alive_s=5.0,
+                        head_timeout_s=10.0, access_log=None, server_header=true, date_header=true,
+                        cancel_on_disconnect=false))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        reactor: Py<Reactor>,
+        app: Py<PyAny>,
+        event_loop: &Bound<'_, PyAny>,
+        listeners: Vec<(String, Py<PyAny>)>,
+        report: Py<PyAny>,
+        on_quiet: Py<PyAny>,
+        state: Option<Bound<'_, PyDict>>,
+        root_path: &str,
+        keep_alive_s: f64,
+        head_timeout_s: f64,
+        access_log: Option<(i32, bool)>,
+        server_header: bool,
+        date_header: bool,
+        cancel_on_disconnect: bool,
+    ) -> PyResult<Self> {
+        let settings = HttpSettings {
+            limits: Limits::default(),
+            keep_alive: seconds("keep_alive_s", keep_alive_s)?,
+            head_timeout: seconds("head_timeout_s", head_timeout_s)?,
+            server_header: server_header.then_some("penstock"),
+            date_header,
+        };
+        let access_log = access_log
+            .map(|(fd, terminal)| (fd, if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain }));
+        Ok(AsgiServer {
+            reactor,
+            app,
+            create_future: event_loop.getattr("create_future")?.unbind(),
+            report,
+            on_quiet,
+            cancel_on_disconnect,
+            settings,
+            access_log,
+            context: task::current_context(py)?.unbind(),
+            state: Guarded::new(State {
+                scopes: ScopeBuilder::new(py, &listeners, root_path, state)?,
+                spares: SpareTasks::new(event_loop)?,
+                suspended: HashMap::new(),
+            }),
+        })
+    }
+
+    /// The tasks of requests whose application is suspended.
+    fn suspended_tasks(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
+        let cycles: Vec<_> = self.state.enter()?.suspended.values().map(|cycle| cycle.clone_ref(py)).collect();
+        Ok(cycles.iter().filter_map(|cycle| cycle.get().task(py)).collect())
+    }
+}
+
+fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|_| PyValueError::new_err(format!("{name}: a number of seconds from 0 is expected, not {value}")))
+}
+
+impl AsgiServer {
+    pub fn make_http_server(&self, _py: Python<'_>) -> PyResult<HttpServer> {
+        let access_log = match self.access_log {
+            Some((fd, style)) => {
+                // SAFETY: borrowed for the duplication only; a wrong number is an error of dup.
+                let own = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
+                Some(AccessLog::to(std::fs::File::from(own), style)?)
+            }
+            None => None,
+        };
+        Ok(HttpServer::new(self.settings.clone(), access_log))
+    }
+
+    /// Do what one event asks for.
+    pub fn handle(slf: &Bound<'_, Self>, event: HttpEvent) -> PyResult<()> {
+        match event {
+            HttpEvent::Request(token) => Self::run_request(slf, token),
+            HttpEvent::Body(token) => slf.get().tell_suspended(slf.py(), token, |cycle, py| cycle.wake_receive(py)),
+            HttpEvent::Drained(token) => slf.get().tell_suspended(slf.py(), token, |cycle, py| cycle.wake_send(py)),
+            HttpEvent::Disconnected(token) => {
+                let cancel = slf.get().cancel_on_disconnect;
+                slf.get().tell_suspended(slf.py(), token, |cycle, py| cycle.disconnected(py, cancel))
+            }
+            HttpEvent::Quiet => slf.get().on_quiet.call0(slf.py()).map(drop),
+        }
+    }
+
+    fn tell_suspended(
+        &self,
+        py: Python<'_>,
+        token: Token,
+        tell: impl FnOnce(&HttpCycle, Python<'_>) -> PyResult<()>,
+    ) -> PyResult<()> {
+        let cycle = self.state.enter()?.suspended.get(&token).map(|cycle| cycle.clone_ref(py));
+        cycle.map_or(Ok(()), |cycle| tell(cycle.get(), py))
+    }
+
+    /// Build the scope, call the application, and step what it returns once.
+    fn run_request(slf: &Bound<'_, Self>, token: Token) -> PyResult<()> {
+        let (py, server) = (slf.py(), slf.get());
+        let Some(scope) = server.build_scope(py, token)? else { return Ok(()) };
+        let cycle = Bound::new(py, HttpCycle::new(slf.clone().unbind(), token))?;
+        let context = task::copy_context(py, &server.context)?;
+        let spare = server.state.enter()?.spares.take();
+        let mut spare = match spare {
+            Some(spare) => spare,
+            None => {
+                let make = server.state.enter()?.spares.maker(py);
+                make.make(slf)?
+            }
+        };
+        match spare.run_first_step(py, &context, &server.app, &scope, &cycle)? {
+            Step::Returned => {
+                server.finish(py, cycle.get(), None)?;
+            }
+            Step::Raised(error) => {
+                server.finish(py, cycle.get(), Some(error))?;
+            }
+            Step::Suspended { coroutine, pending } => {
+                server.state.enter()?.suspended.insert(token, cycle.clone().unbind());
+                cycle.get().set_task(spare.task.clone_ref(py))?;
+                return spare.adopt(py, coroutine, pending, context.unbind(), cycle.unbind());
+            }
+        }
+        if spare.is_as_new(py) {
+            server.state.enter()?.spares.give(spare);
+        } else {
+            spare.discard(py)?;
+        }
+        Ok(())
+    }
+
+    /// `None` when the connection was closed before its turn came.
+    fn build_scope<'py>(&self, py: Python<'py>, token: Token) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let found = self.reactor.get().with(|inner| {
+            let event_loop = &mut inner.event_loop;
+            let http = event_loop.service.http.as_ref()?;
+            let peer = http.peer(&mut event_loop.io, token);
+            let listener = http.listener(&mut event_loop.io, token);
+            let request = http.request(&mut event_loop.io, token)?;
+            // SAFETY: outlives the guard, because building a scope can start a collection, whose finalizers may need
+            // the reactor. The request's bytes stay: only a turn moves them, and no turn happens within a batch.
+            Some((unsafe { request.outlive() }, peer, listener))
+        })?;
+        match found {
+            Some((request, peer, listener)) => self.state.enter()?.scopes.build(py, &request, peer, listener).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The application's coroutine has ended: see that the request has, too.
+    fn finish(&self, py: Python<'_>, cycle: &HttpCycle, error: Option<PyErr>) -> PyResult<()> {
+        let (ending, was_suspended) = cycle.end(py)?;
+        if was_suspended {
+            let gone = self.state.enter()?.suspended.remove(&cycle.token);
+            drop(gone);
+        }
+        let (message, exception) = match (error, ending) {
+            (None, Ending::Complete | Ending::Disconnected) => return Ok(()),
+            (Some(error), _) if !error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
+                return self.finish_interrupted(py, cycle, ending, error);
+            }
+            (Some(error), Ending::Disconnected) if error.is_instance_of::<cycle::ClientDisconnected>(py) => {
+                return Ok(());
+            }
+            (Some(error), _) => ("Exception in ASGI application", Some(error)),
+            (None, Ending::Unstarted) => ("ASGI application returned without starting its response", None),
+            (None, Ending::Unfinished) => ("ASGI application returned without completing its response", None),
+        };
+        self.fail(cycle, ending)?;
+        let exception = exception.map(|error| error.into_value(py));
+        self.report.call1(py, (message, exception)).map(drop)
+    }
+
+    /// Cancelled, or the process is being interrupted: no fault of the application's.
+    fn finish_interrupted(&self, py: Python<'_>, cycle: &HttpCycle, ending: Ending, error: PyErr) -> PyResult<()> {
+        if !matches!(ending, Ending::Complete | Ending::Disconnected) {
+            self.fail(cycle, ending)?;
+        }
+        if task::is_cancelled_error(py, &error) { Ok(()) } else { Err(error) }
+    }
+
+    fn fail(&self, cycle: &HttpCycle, ending: Ending) -> PyResult<()> {
+        self.reactor.get().with(|inner| {
+            let event_loop = &mut inner.event_loop;
+            event_loop.io.counters.handler_errors.add(1);
+            if let (Some(http), false) = (&mut event_loop.service.http, ending == Ending::Complete) {
+                http.fail(&mut event_loop.io, cycle.token);
+            }
+        })
+    }
+
+    fn new_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.create_future.bind(py).call0()
+    }
+
+    /// The loop is closed: let go of what referred to it.
+    pub fn forget_requests(&self, py: Python<'_>) {
+        if let Ok(mut state) = self.state.enter() {
+            let suspended = std::mem::take(&mut state.suspended);
+            let spares = state.spares.take_all();
+            drop(state);
+            drop(suspended);
+            for spare in spares {
+                let _ = spare.discard(py);
+            }
+        }
+    }
+}

@@ -1,0 +1,555 @@
+//! Stepping an application's coroutine right here, with asyncio none the wiser.
+//!
+//! asyncio.timeout, TaskGroup and anyio want a real current task before the first suspension, and a Task made for every
+//! request costs more than a small request does. So a reactor keeps *spare* Tasks, each wrapped around a `Trampoline`:
+//! the spare is made current, the coroutine is stepped once, the spare is left. If the coroutine has ended and nobody
+//! left a mark on the spare (compared byte for byte), it serves the next request. If it is suspended, the trampoline
+//! takes the coroutine over and yields what it waits for: the spare has become that request's Task.
+//!
+//! asyncio's documented hooks for task implementations are used throughout: `_enter_task`, `_leave_task`,
+//! `_register_task`, `_unregister_task` (docs.python.org, "Extending asyncio").
+
+use std::ptr;
+
+use pyo3::PyTypeInfo;
+use pyo3::exceptions::{PyStopIteration, PyTypeError};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString};
+
+use super::cycle::HttpCycle;
+use super::{AsgiServer, names};
+use crate::py::guarded::Guarded;
+
+/// Spares kept for the next requests.
+const MAX_SPARES: usize = 8;
+
+pub fn current_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: attached; returns a new reference or null with an exception.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_CopyCurrent()) }
+}
+
+pub fn copy_context<'py>(py: Python<'py>, context: &Py<PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; `context` was made by PyContext_CopyCurrent.
+    unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyContext_Copy(context.as_ptr())) }
+}
+
+pub fn is_cancelled_error(py: Python<'_>, error: &PyErr) -> bool {
+    static TYPE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let cancelled =
+        TYPE.get_or_try_init(py, || -> PyResult<_> { Ok(py.import("asyncio")?.getattr("CancelledError")?.unbind()) });
+    cancelled.is_ok_and(|cancelled| error.matches(py, cancelled.bind(py)).unwrap_or(false))
+}
+
+/// How far one step brought a coroutine.
+pub enum Step {
+    Returned,
+    Raised(PyErr),
+    Suspended { coroutine: Py<PyAny>, pending: Py<PyAny> },
+}
+
+/// One `send(None)`: what it yielded, or `None` when the coroutine returned.
+pub fn send_none(py: Python<'_>, coroutine: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+    let mut result = ptr::null_mut();
+    // SAFETY: attached; `result` receives a new reference for NEXT and RETURN, and an exception is set for ERROR.
+    unsafe {
+        match ffi::PyIter_Send(coroutine.as_ptr(), ffi::Py_None(), &raw mut result) {
+            ffi::PySendResult::PYGEN_NEXT => Ok(Some(Bound::from_owned_ptr(py, result).unbind())),
+            ffi::PySendResult::PYGEN_RETURN => {
+                drop(Bound::from_owned_ptr(py, result));
+                Ok(None)
+            }
+            ffi::PySendResult::PYGEN_ERROR => Err(PyErr::fetch(py)),
+        }
+    }
+}
+
+/// Run `act` in a context, as Context.run does.
+fn in_context<R>(py: Python<'_>, context: &Bound<'_, PyAny>, act: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+    // SAFETY: attached; `context` is a Context object.
+    if unsafe { ffi::PyContext_Enter(context.as_ptr()) } < 0 {
+        return Err(PyErr::fetch(py));
+    }
+    let result = act();
+    // SAFETY: entered above, on this thread.
+    if unsafe { ffi::PyContext_Exit(context.as_ptr()) } < 0 {
+        return Err(PyErr::fetch(py));
+    }
+    result
+}
+
+/// What makes spares, and what every step needs of asyncio.
+pub struct SpareTasks {
+    event_loop: Py<PyAny>,
+    tools: Tools,
+    free: Vec<Spare>,
+}
+
+struct Tools {
+    task_type: Py<PyAny>,
+    enter: Py<PyAny>,
+    leave: Py<PyAny>,
+    register: Py<PyAny>,
+    unregister: Py<PyAny>,
+}
+
+impl Tools {
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        Tools {
+            task_type: self.task_type.clone_ref(py),
+            enter: self.enter.clone_ref(py),
+            leave: self.leave.clone_ref(py),
+            register: self.register.clone_ref(py),
+            unregister: self.unregister.clone_ref(py),
+        }
+    }
+}
+
+impl SpareTasks {
+    pub fn new(event_loop: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let tasks = event_loop.py().import("asyncio.tasks")?;
+        let named = |name: &str| tasks.getattr(name).map(Bound::unbind);
+        let tools = Tools {
+            task_type: named("Task")?,
+            enter: named("_enter_task")?,
+            leave: named("_leave_task")?,
+            register: named("_register_task")?,
+            unregister: named("_unregister_task")?,
+        };
+        Ok(SpareTasks { event_loop: event_loop.clone().unbind(), tools, free: Vec::new() })
+    }
+
+    pub fn take(&mut self) -> Option<Spare> {
+        self.free.pop()
+    }
+
+    /// Keep a spare for the next request. Requests begin one at a time, so there is hardly ever more than one.
+    pub fn give(&mut self, spare: Spare) {
+        if self.free.len() < MAX_SPARES {
+            self.free.push(spare);
+        }
+    }
+
+    pub fn take_all(&mut self) -> Vec<Spare> {
+        std::mem::take(&mut self.free)
+    }
+
+    /// What makes another; apart, because making one runs Python.
+    pub fn maker(&self, py: Python<'_>) -> SpareMaker {
+        SpareMaker { event_loop: self.event_loop.clone_ref(py), tools: self.tools.clone_ref(py) }
+    }
+}
+
+pub struct SpareMaker {
+    event_loop: Py<PyAny>,
+    tools: Tools,
+}
+
+impl SpareMaker {
+    pub fn make(self, server: &Bound<'_, AsgiServer>) -> PyResult<Spare> {
+        let py = server.py();
+        let state = Guarded::new(TrampolineState::default());
+        let trampoline = Bound::new(py, Trampoline { server: server.clone().unbind(), state })?;
+        let options = PyDict::new(py);
+        options.set_item(intern!(py, "loop"), &self.event_loop)?;
+        let task = self.tools.task_type.bind(py).call((&trampoline,), Some(&options))?;
+        // It is nobody's task yet: not among all_tasks(), and no complaint when it is dropped.
+        self.tools.unregister.bind(py).call1((&task,))?;
+        task.setattr(intern!(py, "_log_destroy_pending"), false)?;
+        Ok(Spare {
+            task: task.unbind(),
+            trampoline: trampoline.unbind(),
+            event_loop: self.event_loop,
+            tools: self.tools,
+            before: Vec::new(),
+        })
+    }
+}
+
+/// A real Task that belongs to no request yet.
+pub struct Spare {
+    pub task: Py<PyAny>,
+    trampoline: Py<Trampoline>,
+    event_loop: Py<PyAny>,
+    tools: Tools,
+    /// The task's memory, and that of the future it is parked on, before it was entered.
+    before: Vec<u8>,
+}
+
+impl Spare {
+    /// Call the application and step what it returns, once, as this task and in this context.
+    pub fn run_first_step(
+        &mut self,
+        py: Python<'_>,
+        context: &Bound<'_, PyAny>,
+        app: &Py<PyAny>,
+        scope: &Bound<'_, PyDict>,
+        cycle: &Bound<'_, HttpCycle>,
+    ) -> PyResult<Step> {
+        let receive = cycle.getattr(names::receive(py))?;
+        let send = cycle.getattr(names::send(py))?;
+        self.remember(py);
+        call2(py, &self.tools.enter, &self.event_loop, &self.task)?;
+        let step = in_context(py, context, || {
+            let returned = call3(py, app, scope.as_any(), &receive, &send)?;
+            let coroutine = steppable(returned)?;
+            Ok(match send_none(py, &coroutine)? {
+                None => Step::Returned,
+                Some(pending) => Step::Suspended { coroutine: coroutine.unbind(), pending },
+            })
+        });
+        call2(py, &self.tools.leave, &self.event_loop, &self.task)?;
+        Ok(step.unwrap_or_else(Step::Raised))
+    }
+
+    /// The suspended coroutine goes on as this task, from the loop's next iteration.
+    pub fn adopt(
+        self,
+        py: Python<'_>,
+        coroutine: Py<PyAny>,
+        pending: Py<PyAny>,
+        context: Py<PyAny>,
+        cycle: Py<HttpCycle>,
+    ) -> PyResult<()> {
+        self.task.bind(py).setattr(intern!(py, "_log_destroy_pending"), true)?;
+        self.tools.register.bind(py).call1((&self.task,))?;
+        let request = Adopted { coroutine, pending: Some(pending), context, cycle };
+        let park = {
+            let mut state = self.trampoline.get().state.enter()?;
+            state.request = Some(request);
+            state.park.take()
+        };
+        // Parked: wake it. Not yet begun: its first step is scheduled already.
+        match park {
+            Some(park) => set_result_unless_done(py, &park),
+            None => Ok(()),
+        }
+    }
+
+    /// Nobody left a mark: no reference, no callback, no cancellation, no name.
+    pub fn is_as_new(&self, py: Python<'_>) -> bool {
+        let mut now = Vec::new();
+        self.snapshot(py, &mut now);
+        now == self.before
+    }
+
+    fn remember(&mut self, py: Python<'_>) {
+        let mut before = std::mem::take(&mut self.before);
+        before.clear();
+        self.snapshot(py, &mut before);
+        self.before = before;
+    }
+
+    fn snapshot(&self, py: Python<'_>, into: &mut Vec<u8>) {
+        append_memory(self.task.bind(py), into);
+        if let Ok(state) = self.trampoline.get().state.enter()
+            && let Some(park) = &state.park
+        {
+            append_memory(park.bind(py), into);
+        }
+    }
+
+    /// Somebody may still refer to the task: let it come to its end, for their sake.
+    pub fn discard(self, py: Python<'_>) -> PyResult<()> {
+        let park = {
+            let mut state = self.trampoline.get().state.enter()?;
+            state.finished = true;
+            state.park.take()
+        };
+        match park {
+            Some(park) => set_result_unless_done(py, &park),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The object's own memory, as it is now. Equal before and after means that nothing of it was changed: its
+/// reference count, its list of weak references, its callbacks, its state.
+fn append_memory(object: &Bound<'_, PyAny>, into: &mut Vec<u8>) {
+    // SAFETY: a live object of a type with a fixed size has `tp_basicsize` bytes, zeroed when it was allocated, and
+    // nobody writes them while this thread is attached and runs no Python.
+    let memory = unsafe {
+        let size = (*ffi::Py_TYPE(object.as_ptr())).tp_basicsize as usize;
+        std::slice::from_raw_parts(object.as_ptr().cast::<u8>(), size)
+    };
+    into.extend_from_slice(memory);
+}
+
+pub fn set_result_unless_done(py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {
+    let future = future.bind(py);
+    if !future.call_method0(names::done(py))?.is_truthy()? {
+        future.call_method1(names::set_result(py), (py.None(),))?;
+    }
+    Ok(())
+}
+
+/// A native coroutine can be stepped as it is; another awaitable through its iterator.
+fn steppable(returned: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: attached; only the object's type is looked at.
+    if unsafe { ffi::PyCoro_CheckExact(returned.as_ptr()) } != 0 {
+        return Ok(returned);
+    }
+    let py = returned.py();
+    returned.call_method0(names::await_(py)).map_err(|_| {
+        PyTypeError::new_err(format!(
+            "an ASGI application must be `async def app(scope, receive, send)`: this one returned {} instead of a \
+             coroutine",
+            returned.repr().map_or_else(|_| "something else".to_owned(), |text| text.to_string())
+        ))
+    })
+}
+
+fn call2(py: Python<'_>, callable: &Py<PyAny>, first: &Py<PyAny>, second: &Py<PyAny>) -> PyResult<()> {
+    let arguments = [first.as_ptr(), second.as_ptr()];
+    // SAFETY: attached; two live arguments; returns a new reference or null with an exception.
+    unsafe {
+        let result = ffi::PyObject_Vectorcall(callable.as_ptr(), arguments.as_ptr(), 2, ptr::null_mut());
+        Bound::from_owned_ptr_or_err(py, result).map(drop)
+    }
+}
+
+fn call3<'py>(
+    py: Python<'py>,
+    callable: &Py<PyAny>,
+    first: &Bound<'py, PyAny>,
+    second: &Bound<'py, PyAny>,
+    third: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let arguments = [first.as_ptr(), second.as_ptr(), third.as_ptr()];
+    // SAFETY: as in call2.
+    unsafe {
+        let result = ffi::PyObject_Vectorcall(callable.as_ptr(), arguments.as_ptr(), 3, ptr::null_mut());
+        Bound::from_owned_ptr_or_err(py, result)
+    }
+}
+
+/// The coroutine that a spare Task runs: nothing, until it takes over a request's.
+#[pyclass(frozen, module = "penstock._core")]
+pub struct Trampoline {
+    server: Py<AsgiServer>,
+    state: Guarded<TrampolineState>,
+}
+
+#[derive(Default)]
+struct TrampolineState {
+    request: Option<Adopted>,
+    /// What the task waits for while it has no request.
+    park: Option<Py<PyAny>>,
+    /// The next step is the last.
+    finished: bool,
+}
+
+struct Adopted {
+    coroutine: Py<PyAny>,
+    /// What the coroutine yielded in its first step, which the task has not seen yet.
+    pending: Option<Py<PyAny>>,
+    context: Py<PyAny>,
+    cycle: Py<HttpCycle>,
+}
+
+impl Trampoline {
+    /// One step of the task: `Some` is what it must wait for, `None` the end.
+    fn resume(slf: &Bound<'_, Self>, thrown: Option<PyErr>) -> PyResult<Option<Py<PyAny>>> {
+        let (py, this) = (slf.py(), slf.get());
+        let mut entered = this.state.enter()?;
+        let Some(request) = &mut entered.request else {
+            let finished = entered.finished;
+            entered.park = None;
+            drop(entered);
+            return match thrown {
+                Some(error) => Err(error),
+                None if finished => Ok(None),
+                None => this.park(py).map(Some),
+            };
+        };
+        let pending = request.pending.take();
+        let coroutine = request.coroutine.clone_ref(py);
+        let context = request.context.clone_ref(py);
+        drop(entered);
+        if let Some(pending) = pending.filter(|pending| !pending.is_none(py)) {
+            // Cancelled before the task could wait for it: what the task would have done then, it does now.
+            let cancelled = thrown.is_some() && pending.bind(py).call_method0(names::cancel(py))?.is_truthy()?;
+            if thrown.is_none() || cancelled {
+                return Ok(Some(pending));
+            }
+        }
+        let stepped = in_context(py, context.bind(py), || match thrown {
+            None => send_none(py, coroutine.bind(py)),
+            Some(error) => throw(py, coroutine.bind(py), error),
+        });
+        match stepped {
+            Ok(Some(waits_for)) => Ok(Some(waits_for)),
+            Ok(None) => this.end(py, None).map(|()| None),
+            Err(error) => {
+                let passed_on = is_cancelled_error(py, &error).then(|| error.clone_ref(py));
+                this.end(py, Some(error))?;
+                passed_on.map_or(Ok(None), Err)
+            }
+        }
+    }
+
+    fn park(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        let future = self.server.get().new_future(py)?;
+        // How a future tells its task that it was awaited, not merely yielded.
+        future.setattr(names::blocking(py), true)?;
+        self.state.enter()?.park = Some(future.clone().unbind());
+        Ok(future.unbind())
+    }
+
+    fn end(&self, py: Python<'_>, error: Option<PyErr>) -> PyResult<()> {
+        let request = self.state.enter()?.request.take();
+        match request {
+            Some(request) => self.server.get().finish(py, request.cycle.get(), error),
+            None => Ok(()),
+        }
+    }
+
+    fn of_coroutine<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let py = slf.py();
+        let coroutine = slf.get().state.enter()?.request.as_ref().map(|request| request.coroutine.clone_ref(py));
+        coroutine.map(|coroutine| coroutine.bind(py).getattr(name)).transpose()
+    }
+}
+
+fn throw(py: Python<'_>, coroutine: &Bound<'_, PyAny>, error: PyErr) -> PyResult<Option<Py<PyAny>>> {
+    match coroutine.call_method1(names::throw(py), (error.into_value(py),)) {
+        Ok(waits_for) => Ok(Some(waits_for.unbind())),
+        Err(end) if end.is_instance_of::<PyStopIteration>(py) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[pymethods]
+impl Trampoline {
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(slf: &Bound<'_, Self>) -> PyResult<Option<Py<PyAny>>> {
+        Self::resume(slf, None)
+    }
+
+    fn send(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        if !value.is_none() {
+            return Err(PyTypeError::new_err("only None can be sent to a request's task"));
+        }
+        Self::resume(slf, None)?.ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    #[pyo3(signature = (kind, value = None, traceback = None))]
+    fn throw(
+        slf: &Bound<'_, Self>,
+        kind: Bound<'_, PyAny>,
+        value: Option<Bound<'_, PyAny>>,
+        traceback: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
+        let _ = traceback;
+        let error = match value {
+            Some(value) => PyErr::from_value(value),
+            None if kind.is_instance_of::<pyo3::types::PyType>() => PyErr::from_value(kind.call0()?),
+            None => PyErr::from_value(kind),
+        };
+        Self::resume(slf, Some(error))?.ok_or_else(|| PyStopIteration::new_err(()))
+    }
+
+    fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let request = slf.get().state.enter()?.request.take();
+        match request {
+            Some(request) => request.coroutine.bind(slf.py()).call_method0(intern!(slf.py(), "close")).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    // What inspect and asyncio's repr look at: the request's own coroutine, once there is one.
+
+    #[getter]
+    fn cr_running(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::of_coroutine(slf, "cr_running")?.map_or(Ok(false), |running| running.is_truthy())
+    }
+
+    #[getter]
+    fn cr_suspended(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Self::of_coroutine(slf, "cr_suspended")?.map_or(Ok(true), |suspended| suspended.is_truthy())
+    }
+
+    #[getter]
+    fn cr_frame<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Self::of_coroutine(slf, "cr_frame")
+    }
+
+    #[getter]
+    fn cr_code<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Self::of_coroutine(slf, "cr_code")
+    }
+
+    #[getter]
+    fn cr_await<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Self::of_coroutine(slf, "cr_await")
+    }
+
+    #[getter]
+    fn __name__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(Self::of_coroutine(slf, "__name__")?.unwrap_or_else(|| PyString::new(slf.py(), "spare").into_any()))
+    }
+
+    #[getter]
+    fn __qualname__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(Self::of_coroutine(slf, "__qualname__")?.unwrap_or_else(|| PyString::new(slf.py(), "spare").into_any()))
+    }
+}
+
+/// `am_send`: a step without StopIteration.
+unsafe extern "C" fn trampoline_send(
+    slf: *mut ffi::PyObject,
+    _value: *mut ffi::PyObject,
+    result: *mut *mut ffi::PyObject,
+) -> ffi::PySendResult {
+    // SAFETY: called by the interpreter, attached, for an object of this type.
+    unsafe {
+        let py = Python::assume_attached();
+        let slf = Bound::from_borrowed_ptr(py, slf).cast_into_unchecked::<Trampoline>();
+        send_result(py, Trampoline::resume(&slf, None).map(|waits_for| waits_for.ok_or_else(|| py.None())), result)
+    }
+}
+
+/// Translate for `am_send`: `Ok(Ok)` yields, `Ok(Err)` returns, `Err` raises.
+///
+/// # Safety
+/// `result` must be what the interpreter passed to `am_send`.
+pub unsafe fn send_result(
+    py: Python<'_>,
+    outcome: PyResult<Result<Py<PyAny>, Py<PyAny>>>,
+    result: *mut *mut ffi::PyObject,
+) -> ffi::PySendResult {
+    let (object, how) = match outcome {
+        Ok(Ok(yielded)) => (yielded.into_ptr(), ffi::PySendResult::PYGEN_NEXT),
+        Ok(Err(returned)) => (returned.into_ptr(), ffi::PySendResult::PYGEN_RETURN),
+        Err(error) => {
+            error.restore(py);
+            (ptr::null_mut(), ffi::PySendResult::PYGEN_ERROR)
+        }
+    };
+    // SAFETY: a place for one reference, by the caller's word.
+    unsafe { *result = object };
+    how
+}
+
+/// Set `am_send`, which the binding has no word for, before the type's first object exists.
+pub fn set_am_send<T: PyTypeInfo>(py: Python<'_>, send: ffi::sendfunc) {
+    // SAFETY: a heap type with `__await__` has its own PyAsyncMethods; nobody else knows the type yet.
+    unsafe {
+        let methods = (*T::type_object_raw(py)).tp_as_async;
+        assert!(!methods.is_null(), "a type with __await__ has async methods");
+        (*methods).am_send = Some(send);
+    }
+}
+
+pub fn prepare_type(py: Python<'_>) {
+    set_am_send::<Trampoline>(py, trampoline_send);
+}

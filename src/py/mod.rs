@@ -1,0 +1,28 @@
+//! The only room that knows both worlds. Crossings carry whole things: a turn, a request, a batch.
+
+mod asgi;
+mod guarded;
+mod owners;
+mod reactor;
+mod service;
+
+use pyo3::prelude::*;
+
+/// Penstock's data plane.
+#[pymodule(gil_used = true)]
+mod _core {
+    #[pymodule_export]
+    use super::asgi::{AsgiServer, HttpCycle};
+    #[pymodule_export]
+    use super::reactor::Reactor;
+
+    use super::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        // A debug build is many times slower; the package warns on import.
+        module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+        super::asgi::prepare_types(module.py())
+    }
+}

@@ -1,0 +1,294 @@
+//! `Reactor`: a sub reactor as Python sees it, and the turn of its event loop.
+//!
+//! `select` is what asyncio's loop calls in place of a selector's: it turns the reactor, runs the batch of
+//! Python-bound events of each turn, and comes back only when asyncio itself has something to do. So asyncio's machinery
+//! costs nothing for a request that never suspends, and everything asyncio can do works beside it.
+
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyKeyError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use super::asgi::AsgiServer;
+use super::guarded::Guarded;
+use super::owners;
+use super::service::PyService;
+use crate::core::mailbox::MailSender;
+use crate::core::poller::{self, PollerKind, Readiness};
+use crate::core::{EventLoop, Token};
+use crate::metrics::ReactorCounters;
+use crate::reactor::Mail;
+
+/// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
+const EVENT_READ: u8 = 1;
+const EVENT_WRITE: u8 = 2;
+
+/// How long the attached phase may run before the loop flushes what it produced and looks at the poller again.
+/// Without it a batch of slow handlers would delay the first one's answer by their sum.
+const ATTACHED_BUDGET: Duration = Duration::from_micros(500);
+
+pub(super) struct Inner {
+    pub event_loop: EventLoop<PyService>,
+    watches: HashMap<RawFd, Token>,
+    pub asgi: Option<Py<AsgiServer>>,
+}
+
+#[pyclass(frozen, weakref, module = "penstock._core")]
+pub struct Reactor {
+    pub(super) inner: Guarded<Option<Inner>>,
+    mail: MailSender<Mail>,
+    /// Somebody wants `select` to come back.
+    woken: AtomicBool,
+    counters: Arc<ReactorCounters>,
+}
+
+/// Lets a detached closure carry what it points to; the caller stays on its thread and holds the guard.
+struct Carried<T>(T);
+// SAFETY: `detach` runs its closure on the calling thread, so nothing is sent anywhere.
+unsafe impl<T> Send for Carried<T> {}
+
+impl Reactor {
+    /// Go inside; an error if the loop is closed, or at work in another thread.
+    #[inline]
+    pub(super) fn with<R>(&self, act: impl FnOnce(&mut Inner) -> R) -> PyResult<R> {
+        match self.inner.enter()?.as_mut() {
+            Some(inner) => Ok(act(inner)),
+            None => Err(PyRuntimeError::new_err("the event loop is closed")),
+        }
+    }
+
+    /// One turn, detached. The owners it let go of are released once attached again.
+    fn turn(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<()> {
+        let mut entered = self.inner.enter()?;
+        let inner = entered.as_mut().ok_or_else(|| PyRuntimeError::new_err("the event loop is closed"))?;
+        let carried = Carried(&mut inner.event_loop);
+        py.detach(move || {
+            let whole = carried;
+            whole.0.turn(timeout)
+        })?;
+        let mut released = std::mem::take(inner.event_loop.io.take_released());
+        drop(entered);
+        if !released.is_empty() {
+            // A released object's finalizer may run any Python, so not while inside.
+            owners::release(py, &mut released);
+        }
+        Ok(())
+    }
+
+    /// Run the events of this turn, within the budget. Returns whether some are left.
+    fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
+        let began = Instant::now();
+        loop {
+            let mut entered = self.inner.enter()?;
+            let Some(inner) = entered.as_mut() else { return Ok(false) };
+            let Some(http) = &mut inner.event_loop.service.http else { return Ok(false) };
+            let Some(event) = http.next_event() else { return Ok(false) };
+            let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
+            drop(entered);
+            if let Some(asgi) = asgi {
+                AsgiServer::handle(asgi.bind(py), event)?;
+            }
+            if began.elapsed() >= ATTACHED_BUDGET {
+                return self.with(|inner| {
+                    let left = inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events());
+                    if left {
+                        inner.event_loop.io.counters.budget_exhausted.add(1);
+                    }
+                    left
+                });
+            }
+        }
+    }
+
+    fn take_ready<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
+        let mut entered = self.inner.enter()?;
+        let Some(inner) = entered.as_mut() else { return Ok(None) };
+        if inner.event_loop.service.ready.is_empty() {
+            return Ok(None);
+        }
+        let ready: Vec<(RawFd, u8)> = (inner.event_loop.service.ready.drain(..))
+            .filter_map(|(token, readiness)| Some((inner.event_loop.io.fd(token)?, mask(readiness))))
+            .collect();
+        drop(entered);
+        PyList::new(py, ready).map(Some)
+    }
+}
+
+fn mask(readiness: Readiness) -> u8 {
+    u8::from(readiness.readable) * EVENT_READ + u8::from(readiness.writable) * EVENT_WRITE
+}
+
+#[pymethods]
+impl Reactor {
+    #[new]
+    #[pyo3(signature = (poller = "auto"))]
+    fn new(poller: &str) -> PyResult<Self> {
+        let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
+        let service = PyService { http: None, listeners: Vec::new(), ready: Vec::new() };
+        let event_loop = EventLoop::new(poller::open(kind)?, service)?;
+        let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
+        let inner = Inner { event_loop, watches: HashMap::new(), asgi: None };
+        Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), counters })
+    }
+
+    /// Which way of waiting for the kernel is in use.
+    #[getter]
+    fn poller(&self) -> PyResult<&'static str> {
+        self.with(|inner| inner.event_loop.io.poller_name())
+    }
+
+    /// Be told by `select` when a descriptor is readable (1), writable (2), or either (3).
+    fn watch(&self, fd: RawFd, events: u8) -> PyResult<()> {
+        let interest = Readiness { readable: events & EVENT_READ != 0, writable: events & EVENT_WRITE != 0 };
+        self.with(|inner| {
+            match inner.watches.get(&fd) {
+                Some(&token) => inner.event_loop.io.rewatch(token, interest)?,
+                None => {
+                    inner.watches.insert(fd, inner.event_loop.io.watch(fd, interest)?);
+                }
+            }
+            Ok(())
+        })?
+    }
+
+    fn unwatch(&self, fd: RawFd) -> PyResult<()> {
+        self.with(|inner| match inner.watches.remove(&fd) {
+            Some(token) => {
+                inner.event_loop.io.unwatch(token);
+                Ok(())
+            }
+            None => Err(PyKeyError::new_err(format!("descriptor {fd} is not watched"))),
+        })?
+    }
+
+    /// Turn the reactor until asyncio has something to do: a ready callback, a timer, a watched descriptor; or until
+    /// `timeout` seconds have passed (`None`: no limit). Returns the ready descriptors as `(fd, events)`.
+    #[pyo3(signature = (timeout, ready_callbacks, timers))]
+    fn select<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+        ready_callbacks: &Bound<'py, PyAny>,
+        timers: &Bound<'py, PyList>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)));
+        let mut events_left =
+            self.with(|inner| inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events()))?;
+        let timers_before = timers_fingerprint(timers);
+        loop {
+            let wait = match deadline {
+                _ if events_left => Some(Duration::ZERO),
+                Some(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+                None => None,
+            };
+            self.turn(py, wait)?;
+            events_left = self.run_batch(py)?;
+            py.check_signals()?;
+            if let Some(ready) = self.take_ready(py)? {
+                return Ok(ready);
+            }
+            let asked_back = self.woken.load(Ordering::Relaxed) && self.woken.swap(false, Ordering::AcqRel);
+            if asked_back
+                || ready_callbacks.len()? > 0
+                || timers_fingerprint(timers) != timers_before
+                || deadline.is_some_and(|deadline| Instant::now() >= deadline)
+            {
+                return Ok(PyList::empty(py));
+            }
+        }
+    }
+
+    /// Make `select` come back. From any thread.
+    fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.mail.wake();
+    }
+
+    /// Serve HTTP with this application on every listener added from now on.
+    fn attach_asgi(&self, py: Python<'_>, asgi: Py<AsgiServer>) -> PyResult<()> {
+        let http = asgi.get().make_http_server(py)?;
+        self.with(|inner| {
+            inner.event_loop.service.http = Some(http);
+            inner.asgi = Some(asgi);
+        })
+    }
+
+    /// Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own.
+    fn add_listener(&self, fd: RawFd) -> PyResult<()> {
+        // SAFETY: borrowed for this call only; a wrong number is an OSError of dup.
+        let own: OwnedFd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
+        crate::net::set_nonblocking(own.as_raw_fd(), true)?;
+        // Accepted sockets inherit it, which saves a system call for each.
+        let _ = crate::net::set_nodelay(own.as_raw_fd());
+        self.with(|inner| {
+            let token = inner.event_loop.io.add_listener(own)?;
+            inner.event_loop.service.listeners.push(token);
+            Ok(())
+        })?
+    }
+
+    /// Stop accepting: close this reactor's descriptors of its listeners.
+    fn remove_listeners(&self) -> PyResult<()> {
+        self.with(|inner| {
+            for token in inner.event_loop.service.listeners.drain(..) {
+                inner.event_loop.io.remove_listener(token);
+            }
+        })
+    }
+
+    /// Close idle connections now, and the others after the response they wait for.
+    fn drain(&self) -> PyResult<()> {
+        self.with(|inner| {
+            let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if let Some(http) = &mut service.http {
+                http.drain(io);
+            }
+        })
+    }
+
+    /// Open connections.
+    #[getter]
+    fn connections(&self) -> PyResult<usize> {
+        self.with(|inner| inner.event_loop.io.connections())
+    }
+
+    /// Requests whose response is not complete.
+    #[getter]
+    fn requests_in_progress(&self) -> PyResult<usize> {
+        self.with(|inner| inner.event_loop.service.http.as_ref().map_or(0, |http| http.requests_in_progress()))
+    }
+
+    /// This reactor's counters, by name. From any thread.
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let values = PyDict::new(py);
+        for (name, _, value) in self.counters.snapshot() {
+            values.set_item(name, value)?;
+        }
+        Ok(values)
+    }
+
+    /// Close every connection and descriptor of the reactor. Idempotent.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let inner = self.inner.enter()?.take();
+        if let Some(mut inner) = inner {
+            let asgi = inner.asgi.take();
+            let mut released = inner.event_loop.shut_down();
+            drop(inner);
+            owners::release(py, &mut released);
+            if let Some(asgi) = asgi {
+                asgi.get().forget_requests(py);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Changes whenever the loop's next timer may have changed: the heap's size and its first entry.
+fn timers_fingerprint(timers: &Bound<'_, PyList>) -> (usize, usize) {
+    (timers.len(), timers.get_item(0).map_or(0, |first| first.as_ptr() as usize))
+}

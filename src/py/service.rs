@@ -1,0 +1,86 @@
+//! What a Python reactor serves: HTTP connections, and descriptors that asyncio watches.
+
+use std::os::fd::OwnedFd;
+
+use crate::core::buffer::Lease;
+use crate::core::poller::Readiness;
+use crate::core::{CloseReason, Io, Service, Token};
+use crate::reactor::Mail;
+use crate::server::http::{HttpConnection, HttpServer};
+
+pub struct PyService {
+    pub http: Option<HttpServer>,
+    /// Listeners of the HTTP server, in the order of their numbers.
+    pub listeners: Vec<Token>,
+    /// Watched descriptors found ready and not yet told: the watch, its descriptor, its readiness.
+    pub ready: Vec<(Token, Readiness)>,
+}
+
+type PyIo = Io<HttpConnection>;
+
+impl Service for PyService {
+    type Connection = HttpConnection;
+    type Mail = Mail;
+
+    fn accepted(&mut self, io: &mut PyIo, listener: Token, fd: OwnedFd) {
+        let number = self.listeners.iter().position(|&token| token == listener).unwrap_or(0);
+        if let Some(http) = &mut self.http {
+            http.add(io, fd, number as u16);
+        }
+    }
+
+    fn received(&mut self, io: &mut PyIo, token: Token, lease: Lease) {
+        if let Some(http) = &mut self.http {
+            http.received(io, token, lease);
+        }
+    }
+
+    fn ended(&mut self, io: &mut PyIo, token: Token) {
+        if let Some(http) = &mut self.http {
+            http.ended(io, token);
+        }
+    }
+
+    fn drained(&mut self, _io: &mut PyIo, token: Token) {
+        if let Some(http) = &mut self.http {
+            http.drained(token);
+        }
+    }
+
+    fn expired(&mut self, io: &mut PyIo, token: Token) {
+        if let Some(http) = &mut self.http {
+            http.expired(io, token);
+        }
+    }
+
+    fn closed(&mut self, _io: &mut PyIo, token: Token, state: HttpConnection, reason: CloseReason) {
+        if let Some(http) = &mut self.http {
+            http.closed(token, state, reason);
+        }
+    }
+
+    fn ready(&mut self, _io: &mut PyIo, token: Token, readiness: Readiness) {
+        self.ready.push((token, readiness));
+    }
+
+    fn mail(&mut self, io: &mut PyIo, mail: Mail) {
+        match mail {
+            Mail::Connection { fd, listener } => {
+                io.counters.connections_handed_over.add(1);
+                if let Some(http) = &mut self.http {
+                    http.add(io, fd, listener);
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, io: &mut PyIo) -> bool {
+        match &mut self.http {
+            Some(http) => {
+                http.flush_log(io);
+                http.settle(io)
+            }
+            None => true,
+        }
+    }
+}

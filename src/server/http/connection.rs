@@ -1,0 +1,57 @@
+//! What an idle connection keeps in its slot: who is at the other end, and nothing else of size.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::exchange::Exchange;
+
+/// The other end, in 20 bytes (a `SocketAddr` takes 32).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PeerAddress {
+    /// Nobody has asked the kernel yet.
+    #[default]
+    Unknown,
+    V4(Ipv4Addr, u16),
+    V6(Ipv6Addr, u16),
+    /// A Unix-domain peer; it has no address that means anything.
+    Unix,
+}
+
+impl PeerAddress {
+    /// Address and port, where there are any.
+    pub fn internet(self) -> Option<(IpAddr, u16)> {
+        match self {
+            PeerAddress::V4(ip, port) => Some((ip.into(), port)),
+            PeerAddress::V6(ip, port) => Some((ip.into(), port)),
+            PeerAddress::Unknown | PeerAddress::Unix => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for PeerAddress {
+    /// An IPv4 peer of a dual-stack listener is shown as what it is, without `::ffff:`.
+    fn from(address: SocketAddr) -> Self {
+        match address.ip().to_canonical() {
+            IpAddr::V4(ip) => PeerAddress::V4(ip, address.port()),
+            IpAddr::V6(ip) => PeerAddress::V6(ip, address.port()),
+        }
+    }
+}
+
+impl std::fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.internet() {
+            Some((ip, port)) => SocketAddr::new(ip, port).fmt(f),
+            None => f.write_str("-"),
+        }
+    }
+}
+
+/// A connection's state in its reactor slot.
+#[derive(Default)]
+pub struct HttpConnection {
+    /// Only while there is a request, or a part of one.
+    pub(super) active: Option<Box<Exchange>>,
+    pub(super) peer: PeerAddress,
+    /// Which of the server's listeners it came through.
+    pub(super) listener: u16,
+}

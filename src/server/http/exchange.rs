@@ -1,0 +1,278 @@
+//! An Exchange is one request and its response while they last. It owns the bytes that wait for either side.
+
+use crate::core::buffer::Lease;
+use crate::protocol::http1::{
+    BodyDecoder, BodyFraming, BodyMode, BodyWriter, HeadScanner, HttpError, Limits, RequestHead,
+};
+
+/// What the connection's input is in the middle of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stage {
+    Head,
+    Body,
+    /// The request is whole; what arrives now belongs to the next one.
+    Whole,
+}
+
+/// Where the head's bytes are.
+#[derive(Clone, Copy)]
+pub(super) enum HeadPlace {
+    Leased(Lease),
+    /// In `Exchange::head_bytes`: it arrived in parts, or behind another request.
+    Owned,
+}
+
+/// How far the response is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Answer {
+    Unstarted,
+    Started,
+    Complete,
+}
+
+pub(super) struct Exchange {
+    pub stage: Stage,
+    /// Input not yet understood: a partial head, a pipelined request. `at` is where it begins.
+    pub raw: Vec<u8>,
+    pub at: usize,
+    pub scanner: HeadScanner,
+    pub head: RequestHead,
+    pub head_place: HeadPlace,
+    pub head_bytes: Vec<u8>,
+    pub decoder: BodyDecoder,
+    /// Body bytes that nobody has taken yet: a slice of this turn's arena, or a copy.
+    pub body_lease: Option<Lease>,
+    pub body: Vec<u8>,
+    /// In the server's list of exchanges with a `body_lease`.
+    pub listed_as_leased: bool,
+    /// The application was given the last of the body.
+    pub body_delivered: bool,
+    /// The application waits for body bytes, or for the end of the connection.
+    pub receive_waiting: bool,
+    pub continue_sent: bool,
+    pub is_head: bool,
+    pub keep_alive: bool,
+    pub peer_ended: bool,
+    pub answer: Answer,
+    pub status: u16,
+    pub writer: BodyWriter,
+    /// `METHOD target HTTP/1.x`, kept only when there is an access log.
+    pub request_line: Vec<u8>,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Exchange {
+            stage: Stage::Head,
+            raw: Vec::new(),
+            at: 0,
+            scanner: HeadScanner::default(),
+            head: RequestHead::default(),
+            head_place: HeadPlace::Owned,
+            head_bytes: Vec::new(),
+            decoder: BodyDecoder::new(BodyFraming::None),
+            body_lease: None,
+            body: Vec::new(),
+            listed_as_leased: false,
+            body_delivered: false,
+            receive_waiting: false,
+            continue_sent: false,
+            is_head: false,
+            keep_alive: true,
+            peer_ended: false,
+            answer: Answer::Unstarted,
+            status: 0,
+            writer: BodyWriter::new(BodyMode::Forbidden),
+            request_line: Vec::new(),
+        }
+    }
+}
+
+/// A buffer larger than this is not kept for the next request.
+const KEPT_BYTES: usize = 16 * 1024;
+
+fn empty(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > KEPT_BYTES {
+        *buffer = Vec::new();
+    } else {
+        buffer.clear();
+    }
+}
+
+impl Exchange {
+    /// Ready for the next request of the same connection; input that is there already stays.
+    pub fn next(&mut self) {
+        self.stage = Stage::Head;
+        self.scanner = HeadScanner::default();
+        self.body_lease = None;
+        empty(&mut self.body);
+        (self.body_delivered, self.receive_waiting, self.continue_sent) = (false, false, false);
+        (self.is_head, self.keep_alive) = (false, true);
+        (self.answer, self.status) = (Answer::Unstarted, 0);
+        self.request_line.clear();
+        self.compact();
+    }
+
+    /// Ready for another connection.
+    pub fn recycle(&mut self) {
+        self.next();
+        empty(&mut self.raw);
+        empty(&mut self.head_bytes);
+        (self.at, self.peer_ended, self.listed_as_leased) = (0, false, false);
+    }
+
+    /// Input not yet understood.
+    pub fn pending(&self) -> &[u8] {
+        &self.raw[self.at..]
+    }
+
+    fn compact(&mut self) {
+        if self.at == self.raw.len() {
+            empty(&mut self.raw);
+            self.at = 0;
+        } else if self.at > KEPT_BYTES {
+            self.raw.drain(..self.at);
+            self.at = 0;
+        }
+    }
+
+    /// Whether the connection can go on after a response that ends now: the request was read to its end.
+    pub fn can_be_followed(&self) -> bool {
+        self.stage == Stage::Whole
+    }
+
+    /// Whether it may still become so, if the response goes on (`whole`: it does not).
+    pub fn may_be_followed(&self, whole: bool) -> bool {
+        self.can_be_followed() || !whole && (self.continue_sent || !self.head.expect_continue)
+    }
+
+    /// A request was parsed, and its response is not complete.
+    pub fn in_progress(&self) -> bool {
+        self.stage != Stage::Head && self.answer != Answer::Complete
+    }
+
+    /// Find and parse a head at the start of `bytes`; how long it is, once it is whole.
+    pub fn parse_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HttpError> {
+        let Some(end) = self.scanner.find_end(bytes, limits)? else { return Ok(None) };
+        self.head.parse(&bytes[..end], limits)?;
+        Ok(Some(end))
+    }
+
+    /// The same, in the input that waits.
+    pub fn parse_pending_head(&mut self, limits: &Limits) -> Result<bool, HttpError> {
+        let Some(end) = self.scanner.find_end(&self.raw[self.at..], limits)? else { return Ok(false) };
+        self.head_bytes.clear();
+        self.head_bytes.extend_from_slice(&self.raw[self.at..self.at + end]);
+        self.at += end;
+        self.head.parse(&self.head_bytes, limits)?;
+        self.head_place = HeadPlace::Owned;
+        Ok(true)
+    }
+
+    pub fn head_slice(&self) -> &[u8] {
+        match self.head_place {
+            // SAFETY: a leased head is looked at only while the server wants leases (its event is not yet taken, or
+            // is being taken), which keeps the poller from recycling.
+            HeadPlace::Leased(lease) => unsafe { lease.as_slice() },
+            HeadPlace::Owned => &self.head_bytes,
+        }
+    }
+
+    pub fn view(&self) -> RequestView<'_> {
+        RequestView { bytes: self.head_slice(), head: &self.head }
+    }
+
+    /// Decode body bytes that arrived just now; what is left belongs to the next request.
+    pub fn decode_lease(&mut self, lease: Lease) -> Result<Lease, HttpError> {
+        // SAFETY: the lease is of this turn.
+        let bytes = unsafe { lease.as_slice() };
+        let mut at = 0;
+        while at < bytes.len() && self.stage == Stage::Body {
+            let decoded = self.decoder.decode(&bytes[at..])?;
+            let data = at + decoded.data.start..at + decoded.data.end;
+            self.keep_body(lease.slice(data));
+            at += decoded.consumed;
+            if decoded.finished {
+                self.stage = Stage::Whole;
+            }
+        }
+        Ok(lease.slice(at..bytes.len()))
+    }
+
+    /// Decode body bytes out of the input that waits.
+    pub fn decode_pending(&mut self) -> Result<(), HttpError> {
+        while self.at < self.raw.len() && self.stage == Stage::Body {
+            let decoded = self.decoder.decode(&self.raw[self.at..])?;
+            self.settle();
+            self.body.extend_from_slice(&self.raw[self.at + decoded.data.start..self.at + decoded.data.end]);
+            self.at += decoded.consumed;
+            if decoded.finished {
+                self.stage = Stage::Whole;
+            }
+        }
+        self.compact();
+        Ok(())
+    }
+
+    fn keep_body(&mut self, data: Lease) {
+        if data.is_empty() {
+        } else if self.body_lease.is_none() && self.body.is_empty() {
+            self.body_lease = Some(data);
+        } else {
+            self.settle();
+            // SAFETY: the lease is of this turn.
+            self.body.extend_from_slice(unsafe { data.as_slice() });
+        }
+    }
+
+    /// Copy what is still leased: the arena is about to be reused.
+    pub fn settle(&mut self) {
+        if let Some(lease) = self.body_lease.take() {
+            // SAFETY: called before the poller recycles.
+            self.body.extend_from_slice(unsafe { lease.as_slice() });
+        }
+    }
+
+    /// Body bytes that nobody has taken yet.
+    pub fn body_bytes(&self) -> usize {
+        self.body.len() + self.body_lease.map_or(0, Lease::len)
+    }
+
+    /// Hand over what there is of the body.
+    pub fn take_body<R>(&mut self, deliver: impl FnOnce(&[u8], bool) -> R) -> R {
+        let more = self.stage == Stage::Body;
+        self.body_delivered = !more;
+        let result = match self.body_lease.take() {
+            // SAFETY: still leased, so the poller has not recycled.
+            Some(lease) => deliver(unsafe { lease.as_slice() }, more),
+            None => deliver(&self.body, more),
+        };
+        empty(&mut self.body);
+        result
+    }
+}
+
+/// A request's head, as it came.
+pub struct RequestView<'a> {
+    pub bytes: &'a [u8],
+    pub head: &'a RequestHead,
+}
+
+impl RequestView<'_> {
+    /// # Safety
+    /// The caller sees to it that the exchange is neither changed nor dropped, and the poller not recycled, while
+    /// the longer-lived view is in use.
+    pub unsafe fn outlive<'a>(self) -> RequestView<'a> {
+        // SAFETY: only the lifetime changes; the caller vouches for it.
+        unsafe { std::mem::transmute(self) }
+    }
+}
+
+/// What there is of a request's body.
+pub enum Take<R> {
+    Taken(R),
+    /// Nothing yet; an event follows.
+    Wait,
+    /// The peer is gone, or has its whole answer.
+    Disconnected,
+}

@@ -1,0 +1,15 @@
+//! The HTTP server of one reactor: connections in, requests out to an application, responses back.
+//!
+//! It owns what an active connection needs (`Exchange`) and lends it to idle ones never. The application is on the
+//! other side of a queue of events: it takes them when it is its turn (for Python: attached, in one batch), looks
+//! at requests through `request`, takes bodies through `take_body` and answers through `respond`.
+
+mod access_log;
+mod connection;
+mod exchange;
+mod service;
+
+pub use access_log::{AccessLog, AccessLogStyle};
+pub use connection::{HttpConnection, PeerAddress};
+pub use exchange::{RequestView, Take};
+pub use service::{Body, HttpEvent, HttpServer, HttpSettings, RespondError};

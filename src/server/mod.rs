@@ -1,0 +1,3 @@
+//! Servers: protocols bound to connections. They know a reactor's `Io` and no interpreter.
+
+pub mod http;
