@@ -8,12 +8,14 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import HELLO_APP, Server
+from conftest import HELLO_APP, Server, clean_environment
 
 Serve = Callable[..., Server]
 
@@ -87,6 +89,18 @@ async def app(scope, receive, send):
 """
 
 
+ECHO_APP = """
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message["body"], message["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
 @pytest.fixture
 def short_directory() -> Iterator[Path]:
     """A directory whose name leaves room: the path of a Unix domain socket is bounded."""
@@ -138,11 +152,13 @@ def test_a_quiet_log_level_says_nothing_but_serves(serve: Serve, short_directory
     server = serve(HELLO_APP, "--log-level", "error", "--uds", str(path), ready=False)
     while not path.exists():
         assert server.process.poll() is None, server.log
+        time.sleep(0.005)
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         # The file appears at bind, a moment before anybody listens.
         while connection.connect_ex(str(path)) != 0:
             assert server.process.poll() is None, server.log
+            time.sleep(0.005)
         connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         assert connection.recv(15) == b"HTTP/1.1 200 OK"
     server.stop()
@@ -236,6 +252,18 @@ def test_a_second_ctrl_c_does_not_wait_for_requests(serve: Serve):
         assert server.wait() == 0
 
 
+@pytest.mark.parametrize("framing", ["content-length: 0", "transfer-encoding: chunked"])
+def test_a_body_of_no_bytes_is_whole_at_once(serve: Serve, framing: str):
+    server = serve(ECHO_APP)
+    end = "0\r\n\r\n" if "chunked" in framing else ""
+    with server.connect() as connection:
+        for _ in range(2):
+            connection.sendall(f"POST / HTTP/1.1\r\nhost: x\r\n{framing}\r\n\r\n{end}".encode())
+            response = connection.recv(65536)
+            assert response.startswith(b"HTTP/1.1 200 OK")
+            assert b"connection: close" not in response.lower()
+
+
 def test_idle_connections_do_not_keep_it(serve: Serve):
     server = serve(HELLO_APP, "--timeout-keep-alive", "3600", "--timeout-graceful-shutdown", "3600")
     with server.connect() as connection:
@@ -260,6 +288,7 @@ def test_a_client_that_leaves_a_stream_is_no_error(serve: Serve):
         while b"first" not in received:
             received += connection.recv(65536)
     server.wait_for_log("client gone")
+    server.wait_for_log('"GET / HTTP/1.1" 200 OK')
     server.stop()
     assert "ERROR" not in server.log
 
@@ -303,10 +332,6 @@ def test_the_poller_can_be_chosen(serve: Serve):
 
 
 def test_run_serves_from_inside_a_program(write_app: Callable[..., Path], tmp_path: Path):
-    import sys
-
-    from conftest import clean_environment
-
     write_app(HELLO_APP + "if __name__ == '__main__':\n    import penstock\n    penstock.run(app, port=0)\n")
     process = subprocess.Popen(
         [sys.executable, "main.py"],

@@ -12,8 +12,8 @@ use crate::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
 use crate::core::{CloseReason, Io, Token};
 use crate::net;
 use crate::protocol::http1::{
-    BodyDecoder, BodyFraming, BodyWriter, CONTINUE, DateCache, HttpError, Limits, ResponseContext, ResponseError,
-    ResponseFraming, ResponseHead, error_response,
+    BodyDecoder, BodyWriter, CONTINUE, DateCache, HttpError, Limits, ResponseContext, ResponseError, ResponseFraming,
+    ResponseHead, error_response,
 };
 
 /// Something for the application.
@@ -287,7 +287,7 @@ impl HttpServer {
         let head = &exchange.head;
         exchange.is_head = head.method.of(exchange.head_slice()) == b"HEAD";
         exchange.keep_alive = head.keep_alive;
-        exchange.stage = if head.framing == BodyFraming::None { Stage::Whole } else { Stage::Body };
+        exchange.stage = if head.framing.has_body() { Stage::Body } else { Stage::Whole };
         exchange.decoder = BodyDecoder::new(head.framing);
         if self.access_log.is_some() {
             let mut line = std::mem::take(&mut exchange.request_line);
@@ -388,6 +388,10 @@ impl HttpServer {
             if exchange.in_progress() {
                 self.in_progress -= 1;
                 self.events.push_back(HttpEvent::Disconnected(token));
+            }
+            // A response that was cut short, such as a stream whose listener left, was a request all the same.
+            if let (Some(log), Answer::Started) = (&mut self.access_log, exchange.answer) {
+                log.line(connection.peer, &exchange.request_line, exchange.status);
             }
             self.keep_spare(exchange);
         }
@@ -525,6 +529,13 @@ impl HttpServer {
         });
         debug_assert!(begun.is_ok());
         let _ = self.send_body(io, token, Body::Copied(TEXT), false);
+    }
+
+    /// The application leaves its request unanswered, because nobody reads the answer.
+    pub fn abandon(&mut self, io: &mut HttpIo, token: Token) {
+        if io.state(token).is_some() {
+            io.abort(token);
+        }
     }
 
     /// The response is complete: log it, and go on with the connection.
