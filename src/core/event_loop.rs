@@ -75,6 +75,8 @@ pub struct Io<C> {
     dirty: Vec<Token>,
     closed: VecDeque<(Token, CloseReason)>,
     buffers: BufferPool,
+    /// Boxed, as channels hold them: a queue moves between here and a channel without being copied.
+    #[expect(clippy::vec_box)]
     free_queues: Vec<Box<SegmentQueue>>,
     released: Vec<Owner>,
     connections: usize,
@@ -278,10 +280,11 @@ impl<C: Default> Io<C> {
     pub fn resume(&mut self, token: Token) {
         if let Some(channel) = self.channels.get_mut(token).filter(|channel| channel.flags.paused) {
             channel.flags.paused = false;
-            if !channel.flags.ended && !channel.flags.closed {
-                if let Err(error) = self.poller.receive(token, channel.fd) {
-                    self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO)));
-                }
+            if !channel.flags.ended
+                && !channel.flags.closed
+                && let Err(error) = self.poller.receive(token, channel.fd)
+            {
+                self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO)));
             }
         }
     }
@@ -411,11 +414,13 @@ impl<C: Default> Io<C> {
     }
 
     fn tell_if_drained(&mut self, token: Token, drained: &mut impl FnMut(&mut Self, Token)) {
-        if let Some(channel) = self.channels.get_mut(token) {
-            if channel.flags.wants_drained && !channel.flags.closed && channel.queued_bytes() <= LOW_WATERMARK_BYTES {
-                channel.flags.wants_drained = false;
-                drained(self, token);
-            }
+        if let Some(channel) = self.channels.get_mut(token)
+            && channel.flags.wants_drained
+            && !channel.flags.closed
+            && channel.queued_bytes() <= LOW_WATERMARK_BYTES
+        {
+            channel.flags.wants_drained = false;
+            drained(self, token);
         }
     }
 

@@ -83,6 +83,8 @@ pub struct HttpServer {
     events: VecDeque<HttpEvent>,
     /// Exchanges that hold body bytes of this turn's arena.
     leased: Vec<Token>,
+    /// Boxed, as connections hold them: an exchange moves between here and a connection without being copied.
+    #[expect(clippy::vec_box)]
     spare: Vec<Box<Exchange>>,
     date: DateCache,
     date_at: Option<Instant>,
