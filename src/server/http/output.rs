@@ -119,6 +119,13 @@ impl HttpServer {
         self.answer_refusals(io);
     }
 
+    /// The application leaves its request unanswered, because nobody reads the answer.
+    pub fn abandon(&mut self, io: &mut HttpIo, token: Token) {
+        if io.state(token).is_some() {
+            io.abort(token);
+        }
+    }
+
     /// Answer a request with a page of the server's own.
     pub(super) fn answer_with_page(&mut self, io: &mut HttpIo, token: Token, error: HttpError) {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };

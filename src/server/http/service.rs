@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::access_log::AccessLog;
 use super::connection::{HttpConnection, PeerAddress};
 use super::error_page::{self, PageStyle};
-use super::exchange::Exchange;
+use super::exchange::{Answer, Exchange};
 use super::settings::HttpSettings;
 use crate::core::{CloseReason, Io, Token};
 use crate::net;
@@ -41,6 +41,8 @@ pub struct HttpServer {
     pub(super) refusals: Vec<(Token, HttpError)>,
     /// Exchanges that hold body bytes of this turn's arena.
     pub(super) leased: Vec<Token>,
+    /// Boxed, as connections hold them: an exchange moves between here and a connection without being copied.
+    #[expect(clippy::vec_box)]
     pub(super) spare: Vec<Box<Exchange>>,
     pub(super) access_log: Option<AccessLog>,
     pub(super) in_progress: usize,
@@ -238,6 +240,10 @@ impl HttpServer {
             if exchange.in_progress() {
                 self.in_progress -= 1;
                 self.events.push_back(HttpEvent::Disconnected(token));
+            }
+            // A response that was cut short, such as a stream whose listener left, was a request all the same.
+            if let (Some(log), Answer::Started) = (&mut self.access_log, exchange.answer) {
+                log.line(connection.peer, &exchange.request_line, exchange.status);
             }
             self.keep_spare(exchange);
         }
