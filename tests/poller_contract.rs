@@ -148,9 +148,11 @@ fn moved_to(fd: OwnedFd, lowest: RawFd) -> OwnedFd {
 }
 
 /// A number that no other test of this process uses, so that a closed descriptor's successor surely gets it.
+/// It is above what all tests together hold, and below the usual limit of 1024.
 fn private_number() -> RawFd {
-    static NEXT: AtomicI32 = AtomicI32::new(700);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    static NEXT: AtomicI32 = AtomicI32::new(900);
+    thread_local! { static NUMBER: RawFd = NEXT.fetch_add(1, Ordering::Relaxed); }
+    NUMBER.with(|number| *number)
 }
 
 const CHILD: &str = "PENSTOCK_CONTRACT_CHILD";
@@ -198,6 +200,8 @@ struct Driver {
     leases: Vec<(Token, Lease)>,
     recycles: bool,
     is_kernel: bool,
+    /// More bytes than a connection takes while nobody reads.
+    much: usize,
 }
 
 const A: Token = Token::new(1, 1);
@@ -220,6 +224,7 @@ impl Driver {
             leases: Vec::new(),
             recycles: true,
             is_kernel,
+            much: if is_kernel { 16 << 20 } else { 300_000 },
         }
     }
 
@@ -430,6 +435,65 @@ mod on_epoll {
     }
 }
 
+mod on_simulated {
+    use super::*;
+    use penstock::core::poller::simulated::{FaultPlan, SimulatedNetwork, SimulatedPeer};
+
+    pub const SEEDS: u64 = 24;
+
+    /// The first seed runs in a calm network, the others in a rough one.
+    pub fn driver(seed: u64) -> Option<Driver> {
+        let plan = if seed == 0 { FaultPlan::CALM } else { FaultPlan::ROUGH };
+        let network = SimulatedNetwork::new(seed, plan);
+        Some(Driver::new(Box::new(network.poller()), Box::new(network), false))
+    }
+
+    impl Network for SimulatedNetwork {
+        fn listen(&mut self) -> OwnedFd {
+            SimulatedNetwork::listen(self).expect("there are descriptors for a test")
+        }
+
+        fn dial(&mut self, listener: RawFd) -> Box<dyn Peer> {
+            Box::new(SimulatedNetwork::dial(self, listener))
+        }
+
+        fn connection_from(&mut self, lowest: RawFd) -> (OwnedFd, Box<dyn Peer>) {
+            let (fd, peer) = SimulatedNetwork::connection_from(self, lowest).expect("there are descriptors for a test");
+            (fd, Box::new(peer))
+        }
+
+        fn set_exhausted(&mut self, exhausted: bool) {
+            self.exhaust_descriptors(exhausted);
+        }
+
+        fn now(&self) -> Duration {
+            SimulatedNetwork::now(self)
+        }
+    }
+
+    impl Peer for SimulatedPeer {
+        fn write(&mut self, bytes: &[u8]) -> usize {
+            SimulatedPeer::write(self, bytes)
+        }
+
+        fn read(&mut self, limit: usize) -> Vec<u8> {
+            SimulatedPeer::read(self, limit)
+        }
+
+        fn has_ended(&mut self) -> bool {
+            SimulatedPeer::has_ended(self)
+        }
+
+        fn finish(&mut self) {
+            SimulatedPeer::finish(self);
+        }
+
+        fn reset(self: Box<Self>) {
+            SimulatedPeer::reset(*self);
+        }
+    }
+}
+
 macro_rules! tests_on {
     ($module:ident, $backend:ident: $($name:ident)*) => {
         mod $module {
@@ -450,6 +514,7 @@ macro_rules! tests_on {
 macro_rules! every_backend_holds {
     ($($name:ident)*) => {
         tests_on! { epoll, on_epoll: $($name)* }
+        tests_on! { simulated, on_simulated: $($name)* }
     };
 }
 
@@ -636,7 +701,7 @@ fn accepted_descriptors_do_not_block_and_are_closed_on_exec(driver: &mut Driver)
 }
 
 fn a_burst_of_connections_is_accepted_whole(driver: &mut Driver) {
-    const BURST: usize = 100;
+    const BURST: usize = 80;
     let listener = driver.network.listen();
     let _peers: Vec<_> = (0..BURST).map(|_| driver.network.dial(listener.as_raw_fd())).collect();
     driver.poller.accept(LISTENER, listener.as_raw_fd()).unwrap();
@@ -854,11 +919,8 @@ impl Driver {
     }
 }
 
-/// More than any connection takes while nobody reads.
-const MUCH: usize = 16 << 20;
-
 fn a_blocked_send_completes_exactly_once(driver: &mut Driver) {
-    let bytes = leaked(pattern(MUCH));
+    let bytes = leaked(pattern(driver.much));
     let (a, mut peer) = driver.connection(A);
     let mut output = Output::new(A);
     driver.fill(&mut output, a.as_raw_fd(), bytes);
@@ -875,10 +937,10 @@ fn a_blocked_send_completes_exactly_once(driver: &mut Driver) {
     output.is_blocked = false;
     driver.send(&mut output, a.as_raw_fd()).unwrap();
     let start = Instant::now();
-    while read.len() < MUCH {
+    while read.len() < driver.much {
         driver.turn_with(&mut output, a.as_raw_fd());
         read.extend(peer.read(1 << 20));
-        assert!(start.elapsed() < PATIENCE, "{} of {MUCH} bytes arrived", read.len());
+        assert!(start.elapsed() < PATIENCE, "{} of {} bytes arrived", read.len(), driver.much);
     }
     assert!(read == bytes, "the bytes differ");
 }
@@ -904,7 +966,7 @@ fn more_segments_than_one_call_takes_all_leave_in_order(driver: &mut Driver) {
 }
 
 fn segments_queued_during_a_flight_follow_it(driver: &mut Driver) {
-    let bytes = leaked(pattern(MUCH));
+    let bytes = leaked(pattern(driver.much));
     let (a, mut peer) = driver.connection(A);
     let mut output = Output::new(A);
     driver.fill(&mut output, a.as_raw_fd(), bytes);
@@ -912,13 +974,13 @@ fn segments_queued_during_a_flight_follow_it(driver: &mut Driver) {
         output.push(&[count; 100]);
     }
     let (start, mut read) = (Instant::now(), Vec::new());
-    while read.len() < MUCH + 10_000 {
+    while read.len() < driver.much + 10_000 {
         driver.turn_with(&mut output, a.as_raw_fd());
         read.extend(peer.read(1 << 20));
         assert!(start.elapsed() < PATIENCE, "{} bytes arrived", read.len());
     }
-    assert!(read[..MUCH] == *bytes, "the bytes differ");
-    assert!(read[MUCH..].chunks(100).enumerate().all(|(count, piece)| piece == [count as u8; 100]));
+    assert!(read[..driver.much] == *bytes, "the bytes differ");
+    assert!(read[driver.much..].chunks(100).enumerate().all(|(count, piece)| piece == [count as u8; 100]));
 }
 
 fn empty_segments_do_not_stop_the_others(driver: &mut Driver) {
@@ -934,7 +996,7 @@ fn empty_segments_do_not_stop_the_others(driver: &mut Driver) {
 }
 
 fn a_forgotten_flight_s_memory_is_read_no_more(driver: &mut Driver) {
-    let mut bytes = vec![0x5a; MUCH];
+    let mut bytes = vec![0x5a; driver.much];
     let (a, mut peer) = driver.connection(A);
     let mut output = Output::new(A);
     // SAFETY: the queue is cleared below, after the forget, before the bytes change.
@@ -951,7 +1013,7 @@ fn a_forgotten_flight_s_memory_is_read_no_more(driver: &mut Driver) {
         driver.turn(TICK);
         assert!(start.elapsed() < PATIENCE, "the forgotten connection does not end");
     }
-    assert!(read.len() < MUCH && read.iter().all(|byte| *byte == 0x5a), "memory was read after the forget");
+    assert!(read.len() < driver.much && read.iter().all(|byte| *byte == 0x5a), "memory was read after the forget");
     assert_eq!(driver.count(|event| matches!(event, Event::Failed(..))), 0);
 }
 
@@ -1085,7 +1147,7 @@ fn a_reset_ends_a_blocked_send_once(driver: &mut Driver) {
             driver.poller.pause(token, a.as_raw_fd());
         }
         let mut output = Output::new(token);
-        driver.fill(&mut output, a.as_raw_fd(), leaked(pattern(MUCH)));
+        driver.fill(&mut output, a.as_raw_fd(), leaked(pattern(driver.much)));
         driver.events.clear();
         peer.reset();
         driver.until("the send ends", |driver| !driver.events.is_empty());
@@ -1280,4 +1342,264 @@ fn a_wait_without_timeout_ends_when_something_happens(driver: &mut Driver) {
         assert!(matches!(completions[..], [Completion::Ready { token: B, .. }]));
     });
     drop(peer);
+}
+
+// ---------------------------------------------------------------- the simulated network alone
+
+mod simulated_network {
+    use super::*;
+    use penstock::core::poller::simulated::{FaultPlan, SimulatedNetwork, SimulatedPeer};
+    use std::collections::VecDeque;
+
+    fn driver_in(network: &SimulatedNetwork) -> Driver {
+        Driver::new(Box::new(network.poller()), Box::new(network.clone()), false)
+    }
+
+    #[test]
+    fn streams_arrive_whole_under_hundreds_of_seeds() {
+        for seed in 100..400 {
+            let network = SimulatedNetwork::new(seed, FaultPlan::ROUGH);
+            stream_random_pieces(&mut driver_in(&network), seed);
+        }
+    }
+
+    const SENT_BYTES: usize = 20_000;
+
+    /// One connection of the run below, from both sides.
+    struct Echoed {
+        peer: SimulatedPeer,
+        written: usize,
+        returned: Vec<u8>,
+        fd: RawFd,
+        output: Output,
+        queued: usize,
+        /// It was told `Failed`, or a send said so.
+        is_broken: bool,
+    }
+
+    impl Echoed {
+        fn play_peer(&mut self, bytes: &[u8]) {
+            let before = self.written;
+            self.written += self.peer.write(&bytes[before..]);
+            if before < bytes.len() && self.written == bytes.len() {
+                self.peer.finish();
+            }
+            self.returned.extend(self.peer.read(1 << 20));
+        }
+
+        fn note(&mut self, event: &Event) {
+            assert!(!self.is_broken, "{event:?} after the failure");
+            match *event {
+                Event::Sent(_, bytes) => {
+                    assert!(std::mem::take(&mut self.output.is_blocked), "a Sent that no blocked send awaits");
+                    self.output.advance(bytes);
+                }
+                Event::Failed(..) => self.is_broken = true,
+                _ => {}
+            }
+        }
+
+        fn echo(&mut self, driver: &mut Driver) {
+            let inbox = driver.inbox(self.output.token);
+            self.output.push(&inbox[self.queued..]);
+            self.queued = inbox.len();
+            if !self.is_broken && !self.output.is_blocked && !self.output.queue.is_empty() {
+                self.is_broken = driver.send(&mut self.output, self.fd).is_err();
+            }
+        }
+
+        fn is_over(&self) -> bool {
+            self.is_broken || self.returned.len() == SENT_BYTES
+        }
+    }
+
+    struct Outcome {
+        events: Vec<Event>,
+        returned: Vec<Vec<u8>>,
+        broken: usize,
+    }
+
+    /// Four connections are accepted and echoed to their ends, or until they break.
+    fn echo_in_a_hostile_network(seed: u64) -> Outcome {
+        let network = SimulatedNetwork::new(seed, FaultPlan::HOSTILE);
+        let mut driver = driver_in(&network);
+        let listener = network.listen().unwrap();
+        driver.poller.accept(LISTENER, listener.as_raw_fd()).unwrap();
+        let bytes = pattern(SENT_BYTES);
+        let mut echoed: Vec<Echoed> = Vec::new();
+        let mut dialled: VecDeque<_> = (0..4).map(|_| network.dial(listener.as_raw_fd())).collect();
+        for _ in 0..100_000 {
+            let events = driver.turn(TICK);
+            for event in &events {
+                if let Event::Received(of, _) | Event::Ended(of) | Event::Sent(of, _) | Event::Failed(of, _) = event {
+                    echoed[of.index as usize].note(event);
+                }
+            }
+            for number in echoed.len()..driver.accepted.len() {
+                let (token, fd) = (Token::new(number as u32, 1), driver.accepted[number].as_raw_fd());
+                driver.poller.receive(token, fd).unwrap();
+                // The backlog is first in, first out.
+                let peer = dialled.pop_front().expect("as many are accepted as were dialled");
+                let (output, returned) = (Output::new(token), Vec::new());
+                echoed.push(Echoed { peer, written: 0, returned, fd, output, queued: 0, is_broken: false });
+            }
+            for connection in &mut echoed {
+                connection.play_peer(&bytes);
+                connection.echo(&mut driver);
+            }
+            if echoed.len() == 4 && echoed.iter().all(Echoed::is_over) {
+                let broken = echoed.iter().filter(|connection| connection.is_broken).count();
+                let returned = echoed.into_iter().map(|connection| connection.returned).collect();
+                return Outcome { events: driver.events, returned, broken };
+            }
+        }
+        panic!("no end after 100,000 turns: {:?}", driver.tail());
+    }
+
+    #[test]
+    fn in_a_hostile_network_every_connection_ends_or_fails_once_and_keeps_its_order() {
+        let (mut whole, mut broken, mut refused) = (0, 0, 0);
+        for seed in 0..300 {
+            let outcome = echo_in_a_hostile_network(seed);
+            let bytes = pattern(SENT_BYTES);
+            for returned in &outcome.returned {
+                assert!(bytes.starts_with(returned), "seed {seed}: the bytes differ");
+            }
+            for number in 0..4 {
+                let ended = Event::Ended(Token::new(number, 1));
+                let ends = outcome.events.iter().filter(|event| **event == ended).count();
+                assert!(ends <= 1, "seed {seed}: {ends} ends");
+            }
+            whole += outcome.returned.iter().filter(|returned| **returned == bytes).count();
+            broken += outcome.broken;
+            refused +=
+                outcome.events.iter().filter(|event| matches!(event, Event::AcceptFailed(_, libc::EMFILE))).count();
+        }
+        assert!(
+            whole + broken >= 1200 && broken > 30 && refused > 100,
+            "{whole} whole, {broken} broken, {refused} refused"
+        );
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_run() {
+        for seed in [1, 77, 4096] {
+            assert_eq!(echo_in_a_hostile_network(seed).events, echo_in_a_hostile_network(seed).events);
+        }
+        assert_ne!(echo_in_a_hostile_network(1).events, echo_in_a_hostile_network(2).events);
+    }
+
+    #[test]
+    fn one_wait_can_tell_several_things_of_one_connection_so_that_some_become_stale() {
+        let is_stale_after_a_forget = |seed: u64| {
+            let network = SimulatedNetwork::new(seed, FaultPlan::ROUGH);
+            let mut driver = driver_in(&network);
+            let (a, mut peer) = driver.connection(A);
+            peer.write(b"some bytes");
+            peer.finish();
+            let mut told = Vec::new();
+            while told.is_empty() {
+                told = driver.turn(TICK);
+            }
+            driver.poller.forget(A, a.as_raw_fd());
+            assert_eq!(driver.listen_for_silence(), []);
+            told.len() > 1
+        };
+        assert!((0..100).filter(|seed| is_stale_after_a_forget(*seed)).count() > 10);
+    }
+
+    #[test]
+    fn a_peer_that_vanished_is_noticed_only_by_sending() {
+        let network = SimulatedNetwork::new(5, FaultPlan::ROUGH);
+        let mut driver = driver_in(&network);
+        let (a, mut peer) = network.connection_from(0).unwrap();
+        driver.poller.receive(A, a.as_raw_fd()).unwrap();
+        peer.write(b"goodbye");
+        driver.until("the last words", |driver| driver.inbox(A) == b"goodbye");
+        peer.vanish();
+        peer.write(b"lost on the way");
+        let (start, hour) = (network.now(), Duration::from_secs(3600));
+        assert_eq!(driver.turn(hour), []);
+        let mut output = Output::new(A);
+        output.push(b"are you there?");
+        driver.send(&mut output, a.as_raw_fd()).unwrap();
+        driver.until_event(Event::Failed(A, libc::ETIMEDOUT));
+        assert!(network.now() - start > hour + Duration::from_secs(600));
+    }
+
+    #[test]
+    #[should_panic(expected = "changed before it completed (seed 3)")]
+    fn changing_the_bytes_of_a_blocked_send_is_found_out() {
+        let network = SimulatedNetwork::new(3, FaultPlan::CALM);
+        let mut driver = driver_in(&network);
+        let (a, mut peer) = driver.connection(A);
+        let mut bytes = vec![1; 100_000];
+        let mut output = Output::new(A);
+        // SAFETY: the bytes live as long as the output; that they change is what this is about.
+        unsafe { output.queue.push_borrowed(&bytes, Owner(0)) };
+        assert!(driver.send(&mut output, a.as_raw_fd()).unwrap());
+        bytes.fill(2);
+        driver.until("the send completes", |driver| {
+            peer.read(1 << 20);
+            driver.count(|event| matches!(event, Event::Sent(..))) > 0
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "send was called again before its Sent or Failed (seed 3)")]
+    fn sending_again_while_blocked_is_found_out() {
+        let network = SimulatedNetwork::new(3, FaultPlan::CALM);
+        let mut driver = driver_in(&network);
+        let (a, _peer) = driver.connection(A);
+        let mut output = Output::new(A);
+        output.push_borrowed(leaked(vec![1; 100_000]));
+        assert!(driver.send(&mut output, a.as_raw_fd()).unwrap());
+        let _ = driver.poller.send(A, a.as_raw_fd(), &mut output.queue);
+    }
+
+    #[test]
+    fn several_pollers_share_one_network() {
+        let network = SimulatedNetwork::new(11, FaultPlan::ROUGH);
+        let (mut main, mut sub) = (driver_in(&network), driver_in(&network));
+        let listener = network.listen().unwrap();
+        main.poller.accept(LISTENER, listener.as_raw_fd()).unwrap();
+        let mut peer = network.dial(listener.as_raw_fd());
+        main.until("it is accepted", |driver| driver.accepted.len() == 1);
+        sub.poller.receive(A, main.accepted[0].as_raw_fd()).unwrap();
+        peer.write(b"handed over");
+        sub.until("its bytes", |driver| driver.inbox(A) == b"handed over");
+        assert_eq!(main.listen_for_silence(), []);
+    }
+
+    #[test]
+    fn a_wait_without_timeout_is_ended_by_a_watched_descriptor() {
+        let network = SimulatedNetwork::new(0, FaultPlan::CALM);
+        let mut poller = network.poller();
+        let (reader, writer) = pipe();
+        poller.watch(A, reader.as_raw_fd(), readable()).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| write_to(&writer, b"x"));
+            let mut completions = Vec::new();
+            while completions.is_empty() {
+                poller.wait(None, &mut completions).unwrap();
+            }
+            assert!(matches!(completions[..], [Completion::Ready { token: A, .. }]));
+        });
+    }
+
+    #[test]
+    fn a_panicking_run_prints_its_seed() {
+        if std::env::var_os("PENSTOCK_CONTRACT_PANIC").is_some() {
+            let _network = SimulatedNetwork::new(424_242, FaultPlan::CALM);
+            panic!("on purpose");
+        }
+        let name = std::thread::current().name().expect("tests run on threads named after them").to_owned();
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &name, "--nocapture"])
+            .env("PENSTOCK_CONTRACT_PANIC", "1")
+            .output()
+            .expect("the test's binary runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains("seed 424242"), "no seed in {text}");
+    }
 }

@@ -106,6 +106,18 @@ pub(super) fn socket_error(fd: RawFd) -> i32 {
     if outcome < 0 { last_errno() } else { errno }
 }
 
+/// Refuse, as epoll does, what is always ready and can never be waited for.
+pub(super) fn refuse_files(fd: RawFd) -> io::Result<()> {
+    // SAFETY: all zero is a valid stat, and it lives through the call.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    check(unsafe { libc::fstat(fd, &mut status) })?;
+    match status.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn check(outcome: i32) -> io::Result<i32> {
     if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(outcome) }
 }

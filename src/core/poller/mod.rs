@@ -35,6 +35,7 @@
 
 mod calls;
 pub mod epoll;
+pub mod simulated;
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
