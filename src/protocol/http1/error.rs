@@ -69,6 +69,7 @@ refusals! {
     UNKNOWN_TRANSFER_ENCODING = 501, "The only transfer coding this server knows is chunked.";
     CODING_IN_1_0 = 400, "HTTP/1.0 has no Transfer-Encoding.";
     HEAD_TIMEOUT = 408, "The request's head did not arrive in time.";
+    BODY_TIMEOUT = 408, "The request's body did not arrive in time.";
     UNKNOWN_EXPECTATION = 417, "The only expectation this server knows is 100-continue.";
 
     BAD_CHUNK_SIZE = 400, "A chunk's size must be 1 to 16 hexadecimal digits.";

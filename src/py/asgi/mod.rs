@@ -93,6 +93,7 @@ impl AsgiServer {
             head_timeout: seconds("head_timeout_s", head_timeout_s)?,
             server_header: server_header.then_some("penstock"),
             date_header,
+            ..HttpSettings::default()
         };
         let access_log = access_log
             .map(|(fd, terminal)| (fd, if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain }));

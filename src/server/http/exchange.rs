@@ -49,7 +49,8 @@ pub(super) struct Exchange {
     pub body_delivered: bool,
     /// The application waits for body bytes, or for the end of the connection.
     pub receive_waiting: bool,
-    pub continue_sent: bool,
+    /// The client was told to send its body, or began by itself.
+    pub is_continued: bool,
     pub is_head: bool,
     pub keep_alive: bool,
     pub peer_ended: bool,
@@ -76,7 +77,7 @@ impl Default for Exchange {
             listed_as_leased: false,
             body_delivered: false,
             receive_waiting: false,
-            continue_sent: false,
+            is_continued: false,
             is_head: false,
             keep_alive: true,
             peer_ended: false,
@@ -106,7 +107,7 @@ impl Exchange {
         self.scanner = HeadScanner::default();
         self.body_lease = None;
         empty(&mut self.body);
-        (self.body_delivered, self.receive_waiting, self.continue_sent) = (false, false, false);
+        (self.body_delivered, self.receive_waiting, self.is_continued) = (false, false, false);
         (self.is_head, self.keep_alive) = (false, true);
         (self.answer, self.status) = (Answer::Unstarted, 0);
         self.request_line.clear();
@@ -143,7 +144,12 @@ impl Exchange {
 
     /// Whether it may still become so, if the response goes on (`whole`: it does not).
     pub fn may_be_followed(&self, whole: bool) -> bool {
-        self.can_be_followed() || !whole && (self.continue_sent || !self.head.expect_continue)
+        self.can_be_followed() || !whole && (self.is_continued || !self.head.expect_continue)
+    }
+
+    /// The application waits for what the peer has not sent yet.
+    pub fn waits_for_body(&self) -> bool {
+        self.receive_waiting && self.stage == Stage::Body
     }
 
     /// A request was parsed, and its response is not complete.
@@ -190,6 +196,7 @@ impl Exchange {
         while at < bytes.len() && self.stage == Stage::Body {
             let decoded = self.decoder.decode(&bytes[at..])?;
             let data = at + decoded.data.start..at + decoded.data.end;
+            self.is_continued |= decoded.consumed > 0;
             self.keep_body(lease.slice(data));
             at += decoded.consumed;
             if decoded.finished {
@@ -204,6 +211,7 @@ impl Exchange {
         while self.at < self.raw.len() && self.stage == Stage::Body {
             let decoded = self.decoder.decode(&self.raw[self.at..])?;
             self.settle();
+            self.is_continued |= decoded.consumed > 0;
             self.body.extend_from_slice(&self.raw[self.at + decoded.data.start..self.at + decoded.data.end]);
             self.at += decoded.consumed;
             if decoded.finished {

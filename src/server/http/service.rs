@@ -38,9 +38,19 @@ pub struct HttpSettings {
     pub keep_alive: Duration,
     /// How long a request's head may take from its first byte.
     pub head_timeout: Duration,
+    /// How long a peer whose turn it is may do nothing: send no more of a body that is waited for, or take no more of
+    /// a response.
+    pub stall_timeout: Duration,
     /// Sent as `server:`, unless the application sends its own.
     pub server_header: Option<&'static str>,
     pub date_header: bool,
+}
+
+impl HttpSettings {
+    /// How long a connection may be idle: after a request, or before its first.
+    fn idle_timeout(&self, greeted: bool) -> Duration {
+        if greeted { self.keep_alive } else { self.keep_alive.max(self.head_timeout) }
+    }
 }
 
 impl Default for HttpSettings {
@@ -49,6 +59,7 @@ impl Default for HttpSettings {
             limits: Limits::default(),
             keep_alive: Duration::from_secs(5),
             head_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(60),
             server_header: Some("penstock"),
             date_header: true,
         }
@@ -76,6 +87,8 @@ const MAX_BODY_WAITING_BYTES: usize = HIGH_WATERMARK_BYTES;
 /// Bytes of further (pipelined) requests that may wait before reading is paused.
 const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 const MAX_SPARE_EXCHANGES: usize = 256;
+/// While draining: a connection that has been idle for less may have its next request on the way.
+const DRAIN_IDLE: Duration = Duration::from_millis(500);
 
 /// The HTTP server of one reactor.
 pub struct HttpServer {
@@ -152,15 +165,28 @@ impl HttpServer {
     }
 
     /// Stop: idle connections are closed, others after the response they wait for.
+    ///
+    /// A connection that was busy a moment ago is given one more: closing it would throw away a request that is on its
+    /// way. What comes is answered with `connection: close`.
     pub fn drain(&mut self, io: &mut HttpIo) {
         self.draining = true;
         for token in io.connection_tokens() {
-            let idle = io.state(token).is_some_and(|connection| connection.active.is_none());
-            if idle {
-                io.close_idle(token);
+            if !io.is_closing(token) {
+                self.drain_connection(io, token);
             }
         }
         self.quiet_wanted = true;
+    }
+
+    fn drain_connection(&mut self, io: &mut HttpIo, token: Token) {
+        let Some(connection) = io.state(token).filter(|connection| connection.active.is_none()) else { return };
+        let timeout = self.settings.idle_timeout(connection.greeted);
+        let idle_for = io.time_left(token).map_or(Duration::ZERO, |left| timeout.saturating_sub(left));
+        match DRAIN_IDLE.checked_sub(idle_for) {
+            _ if io.queued_bytes(token) > 0 => io.close(token),
+            Some(left) if !left.is_zero() => io.set_deadline(token, left),
+            _ => io.close_idle(token),
+        }
     }
 
     /// Tell once that draining is done.
@@ -177,7 +203,7 @@ impl HttpServer {
         let state = HttpConnection { listener, ..HttpConnection::default() };
         // An error here (the poller out of memory or watches) closes the descriptor: the peer learns at once.
         if let Ok(token) = io.add_connection(fd, state) {
-            io.set_deadline(token, self.settings.keep_alive.max(self.settings.head_timeout));
+            io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.idle_timeout(false) });
         }
     }
 
@@ -201,10 +227,8 @@ impl HttpServer {
     // ---- input ------------------------------------------------------------------------------------------------
 
     pub fn received(&mut self, io: &mut HttpIo, token: Token, lease: Lease) {
-        if io.is_closing(token) {
-            return;
-        }
         let Some(connection) = io.state(token) else { return };
+        connection.greeted = true;
         let mut exchange = connection.active.take().unwrap_or_else(|| self.spare.pop().unwrap_or_default());
         let outcome = self.take_bytes(io, token, &mut exchange, lease);
         self.put_back(io, token, exchange);
@@ -283,7 +307,7 @@ impl HttpServer {
 
     /// A head is whole: the application's turn.
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) {
-        io.clear_deadline(token);
+        io.set_deadline(token, self.settings.stall_timeout);
         let head = &exchange.head;
         exchange.is_head = head.method.of(exchange.head_slice()) == b"HEAD";
         exchange.keep_alive = head.keep_alive;
@@ -339,6 +363,7 @@ impl HttpServer {
                 server: self.settings.server_header.map(str::as_bytes),
             };
             io.append_with(token, |out| error_response(out, error, context));
+            io.set_deadline(token, self.settings.stall_timeout);
             if let Some(log) = &mut self.access_log {
                 let peer = io.state(token).map_or(PeerAddress::Unknown, |connection| connection.peer);
                 log.line(
@@ -366,18 +391,32 @@ impl HttpServer {
                 self.events.push_back(HttpEvent::Disconnected(token));
             }
             Some(exchange) if exchange.stage == Stage::Body => io.abort(token),
-            Some(_) => io.close(token),
-            None => io.close_idle(token),
+            // The last response may be still leaving.
+            Some(_) | None => io.close(token),
         }
     }
 
+    /// A deadline has passed: the head's, the idle one, or the one by which the peer must have moved.
     pub fn expired(&mut self, io: &mut HttpIo, token: Token) {
+        let is_sending = io.queued_bytes(token) > 0;
+        let has_moved = io.take_progress(token);
         let Some(connection) = io.state(token) else { return };
-        match &connection.active {
-            Some(exchange) if exchange.stage == Stage::Head && !exchange.raw.is_empty() => {
-                self.refuse(io, token, HttpError::HEAD_TIMEOUT);
+        let active = connection.active.as_deref();
+        let in_progress = active.is_some_and(Exchange::in_progress);
+        match active {
+            _ if is_sending && !has_moved => io.abort(token),
+            _ if is_sending => {
+                io.set_deadline(token, self.settings.stall_timeout);
+                if !in_progress {
+                    // An idle connection's time begins when it has its response.
+                    io.want_drained(token);
+                }
             }
-            Some(exchange) if exchange.in_progress() => {}
+            Some(exchange) if in_progress && exchange.waits_for_body() && !has_moved => {
+                self.refuse(io, token, HttpError::BODY_TIMEOUT);
+            }
+            Some(_) if in_progress => io.set_deadline(token, self.settings.stall_timeout),
+            Some(exchange) if !exchange.raw.is_empty() => self.refuse(io, token, HttpError::HEAD_TIMEOUT),
             Some(_) => io.close(token),
             None => io.close_idle(token),
         }
@@ -393,8 +432,12 @@ impl HttpServer {
         }
     }
 
-    pub fn drained(&mut self, token: Token) {
-        self.events.push_back(HttpEvent::Drained(token));
+    pub fn drained(&mut self, io: &mut HttpIo, token: Token) {
+        match io.state(token).map(|connection| connection.active.is_some()) {
+            Some(true) => self.events.push_back(HttpEvent::Drained(token)),
+            Some(false) if !io.is_closing(token) => io.set_deadline(token, self.settings.keep_alive),
+            _ => {}
+        }
     }
 
     // ---- the application's side -------------------------------------------------------------------------------
@@ -422,8 +465,8 @@ impl HttpServer {
             return Take::Disconnected;
         }
         exchange.receive_waiting = true;
-        if exchange.stage == Stage::Body && exchange.head.expect_continue && !exchange.continue_sent {
-            exchange.continue_sent = true;
+        if exchange.stage == Stage::Body && exchange.head.expect_continue && !exchange.is_continued {
+            exchange.is_continued = true;
             if exchange.answer == Answer::Unstarted {
                 io.append_with(token, |out| out.extend_from_slice(CONTINUE));
             }
@@ -537,7 +580,8 @@ impl HttpServer {
         if let Some(log) = &mut self.access_log {
             log.line(peer, &exchange.request_line, exchange.status);
         }
-        let follow = exchange.keep_alive && !self.draining && exchange.can_be_followed();
+        // A response that began before the draining has promised that a request may follow: one may be on its way.
+        let follow = exchange.keep_alive && exchange.can_be_followed();
         if !follow {
             io.close(token);
             return self.keep_spare(exchange);
@@ -563,7 +607,7 @@ impl HttpServer {
         }
         io.resume(token);
         if exchange.raw.is_empty() {
-            io.set_deadline(token, self.settings.keep_alive);
+            io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.keep_alive });
             self.keep_spare(exchange);
         } else {
             io.set_deadline(token, self.settings.head_timeout);
