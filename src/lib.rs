@@ -1,8 +1,9 @@
 //! Penstock's data plane. Rust moves the bytes; Python decides.
 //!
-//! Dependencies point one way: `core` <- `net` <- `protocol` <- `server` <- `py`.
+//! Dependencies point one way: `core` <- `net` <- `protocol` <- `server`, `load` <- `py`.
 
 pub mod core;
+pub mod load;
 pub mod metrics;
 pub mod net;
 pub mod protocol;

@@ -45,12 +45,13 @@ trait Peer {
 
 struct Loopback {
     start: Instant,
-    relieved: Option<libc::rlimit>,
+    fillers: Vec<std::fs::File>,
+    is_limited: bool,
 }
 
 impl Loopback {
     fn new() -> Self {
-        Loopback { start: Instant::now(), relieved: None }
+        Loopback { start: Instant::now(), fillers: Vec::new(), is_limited: false }
     }
 
     fn connect(address: SocketAddr) -> TcpStream {
@@ -82,21 +83,19 @@ impl Network for Loopback {
         (moved_to(ours.into(), lowest), Box::new(peer))
     }
 
+    /// The limit is lowered once and then filled up: io_uring reads it when an accept begins, not at its end.
     fn set_exhausted(&mut self, exhausted: bool) {
         assert!(in_child(), "the limit is the process's: only a child of the test's own may lower it");
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: the limit is a local of the right type.
-        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }, 0);
-        let before = *self.relieved.get_or_insert(limit);
-        if exhausted {
-            // The lowest free number is what an accept would take.
-            let probe = duplicate(0, 0);
-            limit.rlim_cur = probe.as_raw_fd() as libc::rlim_t;
-        } else {
-            limit = before;
+        self.fillers.clear();
+        if !exhausted {
+            return;
         }
-        // SAFETY: the limit is a local of the right type.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        if !std::mem::replace(&mut self.is_limited, true) {
+            lower_descriptor_limit();
+        }
+        while let Ok(filler) = std::fs::File::open("/dev/null") {
+            self.fillers.push(filler);
+        }
     }
 
     fn now(&self) -> Duration {
@@ -133,6 +132,17 @@ impl Peer for TcpStream {
         };
         assert_eq!(outcome, 0);
     }
+}
+
+/// Leave the process a few descriptors more than it has.
+fn lower_descriptor_limit() {
+    let lowest_free = duplicate(0, 0).as_raw_fd() as libc::rlim_t;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is a local of the right type.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }, 0);
+    limit.rlim_cur = lowest_free + 16;
+    // SAFETY: the limit is a local of the right type.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
 }
 
 fn duplicate(fd: RawFd, lowest: RawFd) -> OwnedFd {
@@ -435,6 +445,24 @@ mod on_epoll {
     }
 }
 
+#[cfg(feature = "io-uring")]
+mod on_io_uring {
+    use super::*;
+    use penstock::core::poller::uring::UringPoller;
+
+    pub const SEEDS: u64 = 1;
+
+    pub fn driver(_seed: u64) -> Option<Driver> {
+        match UringPoller::new() {
+            Ok(poller) => Some(Driver::new(Box::new(poller), Box::new(Loopback::new()), true)),
+            Err(error) => {
+                eprintln!("SKIPPED: {error}");
+                None
+            }
+        }
+    }
+}
+
 mod on_simulated {
     use super::*;
     use penstock::core::poller::simulated::{FaultPlan, SimulatedNetwork, SimulatedPeer};
@@ -515,12 +543,16 @@ macro_rules! every_backend_holds {
     ($($name:ident)*) => {
         tests_on! { epoll, on_epoll: $($name)* }
         tests_on! { simulated, on_simulated: $($name)* }
+        #[cfg(feature = "io-uring")]
+        tests_on! { io_uring, on_io_uring: $($name)* }
     };
 }
 
 macro_rules! every_kernel_backend_holds {
     ($($name:ident)*) => {
         tests_on! { epoll_in_the_kernel, on_epoll: $($name)* }
+        #[cfg(feature = "io-uring")]
+        tests_on! { io_uring_in_the_kernel, on_io_uring: $($name)* }
     };
 }
 
@@ -617,6 +649,7 @@ fn forgetting_a_predecessor_does_not_hurt_the_successor(driver: &mut Driver) {
     let number = private_number();
     let (old, _to_old) = driver.network.connection_from(number);
     driver.poller.receive(A, old.as_raw_fd()).unwrap();
+    driver.turn(Duration::ZERO);
     drop(old);
     let (new, mut to_new) = driver.network.connection_from(number);
     assert_eq!(new.as_raw_fd(), number);
@@ -650,6 +683,7 @@ fn a_duplicate_of_a_closed_descriptor_tells_its_successor_nothing(driver: &mut D
     let number = private_number();
     let (old, mut to_old) = driver.network.connection_from(number);
     driver.poller.receive(A, number).unwrap();
+    driver.turn(Duration::ZERO);
     let _inherited_by_a_child = duplicate(number, 0);
     drop(old);
     let (new, mut to_new) = driver.network.connection_from(number);

@@ -2,6 +2,7 @@
 
 mod asgi;
 mod guarded;
+mod load;
 mod owners;
 mod reactor;
 mod service;
@@ -13,6 +14,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::asgi::{AsgiServer, HttpCycle};
+    #[pymodule_export]
+    use super::load::run_http_load;
     #[pymodule_export]
     use super::reactor::Reactor;
 

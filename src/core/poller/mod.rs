@@ -37,6 +37,8 @@
 mod calls;
 pub mod epoll;
 pub mod simulated;
+#[cfg(feature = "io-uring")]
+pub mod uring;
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -144,6 +146,12 @@ pub fn open(kind: PollerKind) -> io::Result<Box<dyn Poller>> {
     }
 }
 
+#[cfg(feature = "io-uring")]
 fn open_io_uring() -> io::Result<Box<dyn Poller>> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no io_uring; use the epoll poller"))
+    Ok(Box::new(uring::UringPoller::new()?))
+}
+
+#[cfg(not(feature = "io-uring"))]
+fn open_io_uring() -> io::Result<Box<dyn Poller>> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no io_uring: use epoll"))
 }

@@ -1,0 +1,133 @@
+"""Every server that is measured, and the command that starts it on a port. A new peer is one entry in `all_servers`.
+
+All run one worker, log nothing, and keep idle connections for ten minutes: what is compared is the same service.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peers import Peers
+
+HERE = Path(__file__).resolve().parent
+KEEP_ALIVE_S = 600
+# More than any work opens; the servers' own defaults would refuse the idle work.
+MOST_CONNECTIONS = 19_000
+
+NGINX_CONF = """\
+daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.err crit;
+events {{ worker_connections {most_connections}; }}
+http {{
+  access_log off; keepalive_requests 100000000; keepalive_timeout {keep_alive_s}s; default_type text/plain;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+  server {{ listen 127.0.0.1:{port}; location = / {{ return 200 "Hello, World!"; }} }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What starts a server."""
+
+    argv: list[str]
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server with one application. `launch` takes a free port and a directory of the server's own."""
+
+    name: str
+    launch: Callable[[int, Path], Launch]
+    # Why it cannot be measured here; None if it can.
+    missing: str | None = None
+
+
+class Servers:
+    """The servers of this machine: Penstock from its own environment, the others if they are installed."""
+
+    def __init__(self, peers: Peers) -> None:
+        self.peers = peers
+        self.penstock_command = Path(sys.executable).parent / "penstock"
+        self.nginx_command = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+    def get(self, name: str, app: str) -> Server:
+        """The server called `name`, to run `app` (module:attribute) where it runs applications."""
+        make = {
+            "penstock": self._penstock,
+            "nginx": self._nginx,
+            "uvicorn": self._uvicorn,
+            "granian": self._granian_asgi,
+            "granian-rsgi": self._granian_rsgi,
+            "socketify": self._socketify,
+        }
+        return make[name](name, app)
+
+    def versions(self) -> dict[str, str]:
+        found = self.peers.versions()
+        if self.nginx_command:
+            told = subprocess.run([self.nginx_command, "-v"], capture_output=True, text=True).stderr
+            version = re.search(r"nginx/(\S+)", told)
+            found["nginx"] = version[1] if version else told.strip()
+        return dict(sorted(found.items()))
+
+    def _penstock(self, name: str, app: str) -> Server:
+        def launch(port: int, directory: Path) -> Launch:
+            options = ["--port", str(port), "--no-access-log", "--timeout-keep-alive", str(KEEP_ALIVE_S)]
+            argv = [str(self.penstock_command), "serve", "--app-dir", str(HERE), *options, app]
+            return Launch(argv, self._frameworks_of_peers(app))
+
+        missing = None if self.penstock_command.exists() else f"no {self.penstock_command}: run make build"
+        return Server(name, launch, missing)
+
+    def _frameworks_of_peers(self, app: str) -> dict[str, str]:
+        site_packages = self.peers.site_packages() if app.startswith("framework_apps:") else None
+        return {"PYTHONPATH": str(site_packages)} if site_packages else {}
+
+    def _nginx(self, name: str, app: str) -> Server:
+        def launch(port: int, directory: Path) -> Launch:
+            configuration = directory / "nginx.conf"
+            configuration.write_text(
+                NGINX_CONF.format(
+                    directory=directory, port=port, most_connections=MOST_CONNECTIONS, keep_alive_s=KEEP_ALIVE_S
+                )
+            )
+            return Launch([str(self.nginx_command), "-c", str(configuration), "-e", str(directory / "nginx.err")])
+
+        return Server(name, launch, None if self.nginx_command else "nginx is not installed")
+
+    def _uvicorn(self, name: str, app: str) -> Server:
+        options = ["--no-access-log", "--log-level", "warning", "--timeout-keep-alive", str(KEEP_ALIVE_S)]
+        return self._peer(name, "uvicorn", lambda port: ["--app-dir", str(HERE), "--port", str(port), *options, app])
+
+    def _granian_asgi(self, name: str, app: str) -> Server:
+        return self._granian(name, "asgi", app)
+
+    def _granian_rsgi(self, name: str, app: str) -> Server:
+        return self._granian(name, "rsgi", "apps:rsgi")
+
+    def _granian(self, name: str, interface: str, app: str) -> Server:
+        options = ["--interface", interface, "--working-dir", str(HERE), "--no-access-log", "--log-level", "error"]
+        options += ["--backpressure", str(MOST_CONNECTIONS)]
+        return self._peer(name, "granian", lambda port: [*options, "--port", str(port), app])
+
+    def _socketify(self, name: str, app: str) -> Server:
+        def launch(port: int, directory: Path) -> Launch:
+            return Launch([str(self.peers.python), str(HERE / "socketify_server.py"), str(port)])
+
+        return Server(name, launch, None if "socketify" in self.peers.versions() else "socketify is not installed")
+
+    def _peer(self, name: str, command: str, arguments: Callable[[int], list[str]]) -> Server:
+        path = self.peers.bin / command
+
+        def launch(port: int, directory: Path) -> Launch:
+            return Launch([str(path), *arguments(port)])
+
+        return Server(name, launch, None if path.exists() else f"{command} is not installed")

@@ -1,0 +1,160 @@
+//! What an HTTP load is to be: whom to ask for what, how often and for how long. Checked before anything is opened.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::LoadError;
+
+/// When requests are made.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Pace {
+    /// The next one as soon as one is answered.
+    Closed,
+    /// This many a second in all, divided among the targets as their connections are.
+    PerSecond(f64),
+}
+
+/// One thing to ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    pub path: String,
+    /// Its share of the connections, beside the other targets' weights.
+    pub weight: u32,
+    /// POST a body of this many bytes; 0 is a GET.
+    pub body_bytes: usize,
+}
+
+/// What to ask of whom, for how long.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HttpPlan {
+    pub address: SocketAddr,
+    pub targets: Vec<Target>,
+    pub connections: usize,
+    /// Requests that one connection may have unanswered.
+    pub pipeline: usize,
+    pub pace: Pace,
+    /// Before measuring begins; answers of this time are only counted.
+    pub warm_up: Duration,
+    pub duration: Duration,
+    /// An answer that takes longer is an error; so long, too, does the run wait for the last ones.
+    pub answer_timeout: Duration,
+}
+
+impl HttpPlan {
+    pub const MAX_CONNECTIONS: usize = 65_536;
+    pub const MAX_PIPELINE: usize = 1_024;
+    pub const MAX_BODY_BYTES: usize = 64 << 20;
+
+    /// One GET, 64 connections, closed loop, three seconds.
+    pub fn get(address: SocketAddr, path: &str) -> Self {
+        HttpPlan {
+            address,
+            targets: vec![Target { path: path.to_owned(), weight: 1, body_bytes: 0 }],
+            connections: 64,
+            pipeline: 1,
+            pace: Pace::Closed,
+            warm_up: Duration::ZERO,
+            duration: Duration::from_secs(3),
+            answer_timeout: Duration::from_secs(10),
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), LoadError> {
+        let problem = |text: String| Err(LoadError::Plan(text));
+        let (targets, connections) = (self.targets.len(), self.connections);
+        if targets == 0 || connections < targets || connections > Self::MAX_CONNECTIONS {
+            let most = Self::MAX_CONNECTIONS;
+            return problem(format!(
+                "{connections} connections for {targets} targets; expected one each, at most {most}"
+            ));
+        }
+        if self.pipeline == 0 || self.pipeline > Self::MAX_PIPELINE {
+            return problem(format!("pipeline of {}; expected 1 to {}", self.pipeline, Self::MAX_PIPELINE));
+        }
+        if let Pace::PerSecond(rate) = self.pace
+            && !(rate > 0.0 && rate <= 10e6)
+        {
+            return problem(format!("{rate} requests a second; expected more than 0, at most 10 million"));
+        }
+        if self.duration.is_zero() || self.answer_timeout.is_zero() {
+            return problem("duration and answer_timeout must be longer than 0".to_owned());
+        }
+        for Target { path, weight, body_bytes } in &self.targets {
+            if !path.starts_with('/') || path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+                return problem(format!("path {path:?}; expected / and visible ASCII"));
+            }
+            if *weight == 0 || *body_bytes > Self::MAX_BODY_BYTES {
+                let most = Self::MAX_BODY_BYTES;
+                return problem(format!(
+                    "{path} has weight {weight}, body {body_bytes}; expected 1 or more, at most {most}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many connections each target gets: by weight, at least one, all of them.
+    pub(super) fn shares(&self) -> Vec<usize> {
+        let weights: u64 = self.targets.iter().map(|target| u64::from(target.weight)).sum();
+        let exact = |weight: u32| self.connections as f64 * f64::from(weight) / weights as f64;
+        let mut shares: Vec<usize> = self.targets.iter().map(|target| (exact(target.weight) as usize).max(1)).collect();
+        let lack = |shares: &[usize], i: usize| exact(self.targets[i].weight) - shares[i] as f64;
+        loop {
+            let given: usize = shares.iter().sum();
+            let by_lack = |a: &usize, b: &usize| lack(&shares, *a).total_cmp(&lack(&shares, *b));
+            if given < self.connections {
+                let neediest = (0..shares.len()).max_by(by_lack).expect("there is a target");
+                shares[neediest] += 1;
+            } else if given > self.connections {
+                let richest = (0..shares.len()).filter(|i| shares[*i] > 1).min_by(by_lack);
+                shares[richest.expect("there is a connection for each target")] -= 1;
+            } else {
+                return shares;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(connections: usize, weights: &[u32]) -> HttpPlan {
+        let target = |weight: &u32| Target { path: "/".to_owned(), weight: *weight, body_bytes: 0 };
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        HttpPlan { connections, targets: weights.iter().map(target).collect(), ..HttpPlan::get(address, "/") }
+    }
+
+    #[test]
+    fn connections_are_shared_by_weight_and_none_is_left_over() {
+        assert_eq!(plan(64, &[1, 63]).shares(), [1, 63]);
+        assert_eq!(plan(10, &[1, 1, 1]).shares().iter().sum::<usize>(), 10);
+        assert_eq!(plan(7, &[5, 2]).shares(), [5, 2]);
+    }
+
+    #[test]
+    fn the_lightest_target_still_gets_a_connection() {
+        assert_eq!(plan(4, &[1_000_000, 1, 1]).shares(), [2, 1, 1]);
+    }
+
+    #[test]
+    fn a_plan_that_cannot_be_made_says_what_was_expected() {
+        let good = plan(4, &[1, 1]);
+        let path = Target { path: "no slash".to_owned(), weight: 1, body_bytes: 0 };
+        let refused = [
+            (HttpPlan { targets: Vec::new(), ..good.clone() }, "expected one each"),
+            (HttpPlan { connections: 1, ..good.clone() }, "expected one each"),
+            (HttpPlan { pipeline: 0, ..good.clone() }, "expected 1 to 1024"),
+            (HttpPlan { pace: Pace::PerSecond(f64::NAN), ..good.clone() }, "expected more than 0"),
+            (HttpPlan { pace: Pace::PerSecond(0.0), ..good.clone() }, "expected more than 0"),
+            (HttpPlan { duration: Duration::ZERO, ..good.clone() }, "longer than 0"),
+            (HttpPlan { targets: vec![path], ..good.clone() }, "visible ASCII"),
+            (plan(4, &[1, 0]), "expected 1 or more"),
+        ];
+        for (plan, expected) in refused {
+            let text = plan.check().expect_err(expected).to_string();
+            assert!(text.contains(expected), "{text:?} lacks {expected:?}");
+        }
+        good.check().unwrap();
+    }
+}

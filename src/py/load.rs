@@ -1,0 +1,121 @@
+//! `run_http_load`: the load generator, for benchmarks written in Python. It runs detached: the interpreter is free.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyConnectionError, PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::load::LoadError;
+use crate::load::http::{ErrorKind, HttpPlan, HttpReport, Pace, Target, TargetReport, run_until};
+use crate::load::latency::Latencies;
+
+/// Load the HTTP server at `host:port` and tell what it answered.
+///
+/// `targets` are `(path, weight, body_bytes)`: the connections are shared by weight, and a target with a body is
+/// POSTed to. Without `rate` the loop is closed: each connection asks again once it was answered (`pipeline`
+/// requests at a time); with it, that many requests a second are due in all, and each latency counts from then.
+/// Times are in seconds, latencies in microseconds. Raises ValueError for an impossible plan and ConnectionError
+/// when there is no server; requests that fail are counted by kind.
+#[pyfunction]
+#[pyo3(signature = (
+    host, port, *, targets, connections = 64, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
+    answer_timeout_s = 10.0
+))]
+#[allow(clippy::too_many_arguments)] // they are keywords in Python
+pub fn run_http_load<'py>(
+    py: Python<'py>,
+    host: &str,
+    port: u16,
+    targets: Vec<(String, u32, usize)>,
+    connections: usize,
+    pipeline: usize,
+    rate: Option<f64>,
+    duration_s: f64,
+    warm_up_s: f64,
+    answer_timeout_s: f64,
+) -> PyResult<Bound<'py, PyDict>> {
+    let target = |(path, weight, body_bytes)| Target { path, weight, body_bytes };
+    let plan = HttpPlan {
+        address: resolve(host, port)?,
+        targets: targets.into_iter().map(target).collect(),
+        connections,
+        pipeline,
+        pace: rate.map_or(Pace::Closed, Pace::PerSecond),
+        warm_up: seconds("warm_up_s", warm_up_s)?,
+        duration: seconds("duration_s", duration_s)?,
+        answer_timeout: seconds("answer_timeout_s", answer_timeout_s)?,
+    };
+    let mut signalled = Ok(());
+    let outcome = py.detach(|| {
+        run_until(&plan, &mut || {
+            signalled = Python::attach(|py| py.check_signals());
+            signalled.is_err()
+        })
+    });
+    signalled?;
+    report(py, &outcome.map_err(raised)?)
+}
+
+fn resolve(host: &str, port: u16) -> PyResult<SocketAddr> {
+    let mut found = (host, port).to_socket_addrs()?;
+    found.next().ok_or_else(|| PyValueError::new_err(format!("{host} has no address")))
+}
+
+fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value)
+        .map_err(|error| PyValueError::new_err(format!("{name} is {value}, expected seconds: {error}")))
+}
+
+fn raised(error: LoadError) -> PyErr {
+    let text = error.to_string();
+    match error {
+        LoadError::Plan(_) => PyValueError::new_err(text),
+        LoadError::Connect { .. } | LoadError::ServerGone { .. } => PyConnectionError::new_err(text),
+        LoadError::Kernel { .. } | LoadError::Interrupted => PyOSError::new_err(text),
+    }
+}
+
+fn report<'py>(py: Python<'py>, report: &HttpReport) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("duration_s", report.duration.as_secs_f64())?;
+    dict.set_item("answers", report.answers())?;
+    dict.set_item("errors", report.errors())?;
+    dict.set_item("reconnects", report.reconnects)?;
+    dict.set_item("rate", report.rate())?;
+    dict.set_item("latency_us", latencies(py, &report.latencies())?)?;
+    let targets = report.targets.iter().map(|target| target_report(py, target)).collect::<PyResult<Vec<_>>>()?;
+    dict.set_item("targets", PyList::new(py, targets)?)?;
+    Ok(dict)
+}
+
+fn target_report<'py>(py: Python<'py>, target: &TargetReport) -> PyResult<Bound<'py, PyDict>> {
+    let errors = PyDict::new(py);
+    for kind in ErrorKind::ALL {
+        errors.set_item(kind.name(), target.errors.count(kind))?;
+    }
+    let dict = PyDict::new(py);
+    dict.set_item("path", &target.path)?;
+    dict.set_item("connections", target.connections)?;
+    dict.set_item("answers", target.answers)?;
+    dict.set_item("body_bytes", target.body_bytes)?;
+    dict.set_item("errors", errors)?;
+    dict.set_item("first_error", target.errors.first.as_deref())?;
+    dict.set_item("fewest_on_one", target.fewest_on_one)?;
+    dict.set_item("most_on_one", target.most_on_one)?;
+    dict.set_item("latency_us", latencies(py, &target.latencies)?)?;
+    Ok(dict)
+}
+
+fn latencies<'py>(py: Python<'py>, latencies: &Latencies) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let microseconds = |latency: Duration| latency.as_nanos() as f64 / 1e3;
+    dict.set_item("count", latencies.count())?;
+    dict.set_item("mean", microseconds(latencies.mean()))?;
+    for (name, percent) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99_9", 99.9)] {
+        dict.set_item(name, microseconds(latencies.percentile(percent)))?;
+    }
+    dict.set_item("max", microseconds(latencies.max()))?;
+    Ok(dict)
+}
