@@ -2,7 +2,7 @@
 //!
 //! A single writer needs no locked instruction: a load and a store, both relaxed, cost what a plain add costs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[derive(Default, Debug)]
 pub struct Counter(AtomicU64);
@@ -14,6 +14,25 @@ impl Counter {
     }
 
     pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many of something there are. Any thread may change it.
+#[derive(Default, Debug)]
+pub struct Gauge(AtomicUsize);
+
+impl Gauge {
+    pub fn add(&self, count: usize) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn subtract(&self, count: usize) {
+        let before = self.0.fetch_sub(count, Ordering::Relaxed);
+        debug_assert!(before >= count, "a gauge fell below zero");
+    }
+
+    pub fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -53,8 +72,10 @@ counters! {
     connections_refused,
     /// Accepts that failed for want of descriptors or memory.
     accept_failures,
-    /// Connections handed over from another reactor.
+    /// Connections handed over to this reactor by another.
     connections_handed_over,
+    /// Accepted connections closed because no sub reactor was left to take them.
+    connections_orphaned,
     /// Bytes received.
     bytes_received,
     /// Bytes sent.

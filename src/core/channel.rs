@@ -31,7 +31,7 @@ pub struct ChannelFlags {
     pub ended: bool,
     /// The service wants to know when the output is low again.
     pub wants_drained: bool,
-    /// Close once the output has left.
+    /// Close once the output has left. Of a listener: accept no more, and go.
     pub closing: bool,
     /// Closing politely: what still arrives is thrown away until the peer ends or a deadline passes.
     pub lingering: bool,

@@ -69,5 +69,5 @@ impl HttpServer {
 
 /// No byte came because none could: the application does not read, or the client waits for `100 Continue`.
 fn awaits_us(exchange: &Exchange, paused: bool) -> bool {
-    paused || exchange.head.expect_continue && !exchange.continue_sent && exchange.in_progress()
+    paused || exchange.head.expect_continue && !exchange.is_continued && exchange.in_progress()
 }

@@ -54,7 +54,8 @@ pub(super) struct Exchange {
     pub body_delivered: bool,
     /// The application waits for body bytes, or for the end of the connection.
     pub receive_waiting: bool,
-    pub continue_sent: bool,
+    /// The client was told to send its body, or began by itself.
+    pub is_continued: bool,
     /// Body bytes thrown away after the response.
     pub unread: u64,
     pub is_head: bool,
@@ -85,7 +86,7 @@ impl Default for Exchange {
             listed_as_leased: false,
             body_delivered: false,
             receive_waiting: false,
-            continue_sent: false,
+            is_continued: false,
             unread: 0,
             is_head: false,
             keep_alive: true,
@@ -119,7 +120,7 @@ impl Exchange {
         self.body_lease = None;
         empty(&mut self.body);
         (self.body_received, self.body_received_in_window) = (0, 0);
-        (self.body_delivered, self.receive_waiting, self.continue_sent) = (false, false, false);
+        (self.body_delivered, self.receive_waiting, self.is_continued) = (false, false, false);
         (self.is_head, self.keep_alive, self.unread) = (false, true, 0);
         (self.answer, self.status) = (Answer::Unstarted, 0);
         self.request_line.clear();
@@ -155,7 +156,7 @@ impl Exchange {
             Stage::Head => false,
             Stage::Whole => true,
             // A client that waits for `100 Continue` may send the body or not: what comes next could be either.
-            Stage::Body if self.head.expect_continue && !self.continue_sent => false,
+            Stage::Body if self.head.expect_continue && !self.is_continued => false,
             Stage::Body => match self.decoder {
                 BodyDecoder::Length { remaining } => remaining <= MAX_UNREAD_BYTES,
                 BodyDecoder::Chunked(_) => true,
@@ -165,7 +166,7 @@ impl Exchange {
 
     /// Whether it may still become so, if the response goes on (`whole`: it does not).
     pub fn may_be_followed(&self, whole: bool) -> bool {
-        self.can_be_read_out() || !whole && (self.continue_sent || !self.head.expect_continue)
+        self.can_be_read_out() || !whole && (self.is_continued || !self.head.expect_continue)
     }
 
     /// The response is complete and nobody wants the rest of the body: read it out, within bounds.
@@ -229,6 +230,7 @@ impl Exchange {
         while at < bytes.len() && self.stage == Stage::Body {
             let decoded = self.decoder.decode(&bytes[at..])?;
             let data = at + decoded.data.start..at + decoded.data.end;
+            self.is_continued |= decoded.consumed > 0;
             self.keep_body(lease.slice(data));
             at += decoded.consumed;
             if decoded.finished {
@@ -244,6 +246,7 @@ impl Exchange {
             let decoded = self.decoder.decode(&self.raw[self.at..])?;
             self.settle();
             self.count_body(decoded.data.len());
+            self.is_continued |= decoded.consumed > 0;
             self.body.extend_from_slice(&self.raw[self.at + decoded.data.start..self.at + decoded.data.end]);
             self.at += decoded.consumed;
             if decoded.finished {

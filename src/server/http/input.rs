@@ -15,10 +15,8 @@ const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 
 impl HttpServer {
     pub fn received(&mut self, io: &mut HttpIo, token: Token, lease: Lease) {
-        if io.is_closing(token) {
-            return;
-        }
         let Some(connection) = io.state(token) else { return };
+        connection.greeted = true;
         let mut exchange = connection.active.take().unwrap_or_else(|| self.spare.pop().unwrap_or_default());
         let outcome = self.take_bytes(io, token, &mut exchange, lease);
         self.put_back(io, token, exchange);
@@ -195,8 +193,8 @@ impl HttpServer {
                 self.events.push_back(HttpEvent::Disconnected(token));
             }
             Some(exchange) if exchange.stage == Stage::Body => io.abort(token),
-            Some(_) => io.close(token),
-            None => io.close_idle(token),
+            // The last response may be still leaving.
+            Some(_) | None => io.close(token),
         }
     }
 
@@ -223,8 +221,8 @@ impl HttpServer {
             return Take::Disconnected;
         }
         exchange.receive_waiting = true;
-        if exchange.stage == Stage::Body && exchange.head.expect_continue && !exchange.continue_sent {
-            exchange.continue_sent = true;
+        if exchange.stage == Stage::Body && exchange.head.expect_continue && !exchange.is_continued {
+            exchange.is_continued = true;
             if exchange.answer == Answer::Unstarted {
                 io.append_with(token, |out| out.extend_from_slice(CONTINUE));
             }

@@ -3,7 +3,7 @@
 use super::connection::PeerAddress;
 use super::error_page;
 use super::exchange::{Answer, Stage};
-use super::service::{HttpIo, HttpServer};
+use super::service::{DRAIN_IDLE, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Owner;
 use crate::core::event_loop::LOW_WATERMARK_BYTES;
@@ -147,7 +147,8 @@ impl HttpServer {
         if let Some(log) = &mut self.access_log {
             log.line(peer, &exchange.request_line, exchange.status);
         }
-        let (over, stage) = (!exchange.keep_alive || self.draining || !exchange.can_be_read_out(), exchange.stage);
+        // A response that began before the draining has promised that a request may follow: one may be on its way.
+        let (over, stage) = (!exchange.keep_alive || !exchange.can_be_read_out(), exchange.stage);
         if stage != Stage::Whole {
             exchange.body_lease = None;
             exchange.body.clear();
@@ -186,7 +187,7 @@ impl HttpServer {
         }
         io.resume(token);
         if exchange.raw.is_empty() {
-            io.set_deadline(token, self.settings.keep_alive);
+            io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.keep_alive });
             self.keep_spare(exchange);
         } else {
             io.set_deadline(token, self.settings.head_timeout);

@@ -32,6 +32,8 @@ pub enum HttpEvent {
 }
 
 const MAX_SPARE_EXCHANGES: usize = 256;
+/// While draining: a connection that has been idle for less may have its next request on the way.
+pub(super) const DRAIN_IDLE: Duration = Duration::from_millis(500);
 
 /// The HTTP server of one reactor.
 pub struct HttpServer {
@@ -116,15 +118,28 @@ impl HttpServer {
     }
 
     /// Stop: idle connections are closed, others after the response they wait for.
+    ///
+    /// A connection that was busy a moment ago is given one more: closing it would throw away a request that is on its
+    /// way. What comes is answered with `connection: close`.
     pub fn drain(&mut self, io: &mut HttpIo) {
         self.draining = true;
         for token in io.connection_tokens() {
-            let idle = io.state(token).is_some_and(|connection| connection.active.is_none());
-            if idle {
-                io.close_idle(token);
+            if !io.is_closing(token) {
+                self.drain_connection(io, token);
             }
         }
         self.quiet_wanted = true;
+    }
+
+    fn drain_connection(&mut self, io: &mut HttpIo, token: Token) {
+        let Some(connection) = io.state(token).filter(|connection| connection.active.is_none()) else { return };
+        let timeout = if connection.greeted { self.settings.keep_alive } else { self.settings.head_timeout };
+        let idle_for = io.time_left(token).map_or(Duration::ZERO, |left| timeout.saturating_sub(left));
+        match DRAIN_IDLE.checked_sub(idle_for) {
+            _ if io.queued_bytes(token) > 0 => io.close(token),
+            Some(left) if !left.is_zero() => io.set_deadline(token, left),
+            _ => io.close_idle(token),
+        }
     }
 
     /// Tell once that draining is done.
@@ -144,7 +159,7 @@ impl HttpServer {
         if over || !self.admit(io, token) {
             return self.turn_away(io, token);
         }
-        io.set_deadline(token, self.settings.head_timeout);
+        io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.head_timeout });
     }
 
     /// Count a connection against its address; false if the address has its share already.
