@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import plots
 import report
 from bars import BARS, Verdict
-from measure import BenchError, Cpus, affinity, raise_descriptor_limit, running
+from measure import BenchError, Cpus, affinity, machine_busy_share, raise_descriptor_limit, running
 from peers import Peers
 from penstock._core import DEBUG_BUILD
 from provenance import ROOT, Provenance
@@ -31,6 +31,8 @@ from works import METRICS, WORKS, Effort, Figures, Work
 OUT = ROOT / "benchmarks" / "out"
 # What client and server need besides the connections of the idle work.
 SPARE_DESCRIPTORS = 500
+# A machine that is busier than this before or after the run was not Penstock's alone.
+QUIET_SHARE = 0.05
 
 FULL = Effort(seconds=3.0, warm_up_s=1.0, idle_connections=15_000, settle_s=1.5)
 FULL_ROUNDS = 5
@@ -202,7 +204,11 @@ def main(argv: list[str]) -> int:
     # No thread of its own to draw with: it would share the load's processor.
     progress = Progress(*columns, TimeRemainingColumn(), console=console, auto_refresh=False)
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as scratch, affinity(cpus.load), progress:
+        others = machine_busy_share()
         Bench(findings, Servers(peers), cpus, only).run(progress, Path(scratch))
+        others = max(others, machine_busy_share())
+    if others > QUIET_SHARE:
+        findings.notes.append(f"Other programs used {others:.0%} of the processors: take these on a quiet machine.")
     path = write(findings, options)
     print_verdicts(findings, console)
     console.print(f"Report: {path.relative_to(ROOT)}")

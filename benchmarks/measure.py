@@ -172,6 +172,21 @@ def own_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
+def machine_busy_share(seconds: float = 0.5) -> float:
+    """How busy all processors are together while this process sleeps: what else runs here."""
+    before, began = busy_ticks(Path("/proc/stat").read_text()), time.monotonic()
+    time.sleep(seconds)
+    ticks = busy_ticks(Path("/proc/stat").read_text()) - before
+    available = (time.monotonic() - began) * os.sysconf("SC_CLK_TCK") * (os.cpu_count() or 1)
+    return ticks / available
+
+
+def busy_ticks(stat: str) -> int:
+    """Ticks that all processors have not idled, those the hypervisor took away included (proc_stat(5))."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.split(maxsplit=9)[1:9])
+    return user + nice + system + irq + softirq + steal
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from argparse import ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -115,8 +117,29 @@ def test_provenance_lacks_nothing():
     assert all(vars(found).values())
 
 
+def test_whatever_is_not_idle_counts_as_busy():
+    assert measure.busy_ticks("cpu  1 2 4 1000 2000 8 16 32 0 0\ncpu0 9 9 9 9 9 9 9 9 0 0\n") == 63
+    assert 0.0 <= measure.machine_busy_share(0.01) <= 1.5
+
+
 def test_requirements_are_the_lines_that_name_something():
     assert peers.requirements("# a comment\n\na==1  # why\n b==2\n") == ["a==1", "b==2"]
+
+
+def test_a_requirement_that_fails_leaves_the_others_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "requirements.txt").write_text("good==1\nbad==1\n")
+    monkeypatch.setattr(peers, "REQUIREMENTS", tmp_path / "requirements.txt")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: (tmp_path / "home").mkdir())
+    tried: list[str] = []
+
+    def install(_: peers.Peers, requirement: str, __: Callable[[str], None]) -> bool:
+        tried.append(requirement)
+        return requirement != "bad==1"
+
+    monkeypatch.setattr(peers.Peers, "_install", install)
+    for _ in range(2):
+        peers.Peers(tmp_path / "home").ensure(lambda text: None)
+    assert tried == ["good==1", "bad==1", "bad==1"]
 
 
 def test_an_environment_without_peers_has_no_versions(tmp_path: Path):
