@@ -171,7 +171,9 @@ def check_greeting(connection: socket.socket) -> None:
     while not (answer.startswith(b"HTTP/1.1 200") and answer.endswith(GREETING)):
         part = connection.recv(4096)
         answer += part
-        if not part or len(answer) > 4096:
+        if not part:
+            raise BenchError("closed an idle connection, which was expected to answer again")
+        if len(answer) > 4096:
             raise BenchError(f"an idle connection answered {answer[:40]!r}, expected HTTP/1.1 200 and {GREETING!r}")
 
 
