@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar
 
 from .errors import ConfigError
 
@@ -195,7 +195,7 @@ class Setting:
 
 def setting(default: T, kind: Kind, *, group: str, help: str) -> T:
     """A dataclass field that carries what `Setting` needs."""
-    return cast(T, dataclasses.field(default=default, metadata={"kind": kind, "group": group, "help": help}))
+    return dataclasses.field(default=default, metadata={"kind": kind, "group": group, "help": help})
 
 
 WHERE = "Where to listen"

@@ -226,4 +226,4 @@ def _name_of(app: Any) -> str:
 
 
 def _kind_of(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else f"an object of type {type(value).__name__}"

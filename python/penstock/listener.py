@@ -12,6 +12,7 @@ import socket
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from .config import ServerConfig
 from .errors import AddressError, AddressForbidden, AddressInUse, AddressUnavailable
@@ -26,7 +27,8 @@ _FREE_PORT_ATTEMPTS = 16
 # What a host without this family of addresses says; another address of the same name may still do.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
-Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, int]]
+# A family, and what `bind` wants for it: host, port, and for IPv6 flow label and scope.
+Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
 class UnixListener(socket.socket):
@@ -71,9 +73,7 @@ def close_listeners(listeners: Iterable[socket.socket]) -> None:
 def describe(listener: socket.socket) -> str:
     """Where a listener listens, as a person would write it: `http://127.0.0.1:8000`, `unix:/run/app.sock`."""
     name = listener.getsockname()
-    if listener.family == socket.AF_INET:
-        return f"http://{_host_and_port(name[0], name[1])}"
-    if listener.family == socket.AF_INET6:
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
         return f"http://{_host_and_port(name[0], name[1])}"
     path = os.fsdecode(name)
     return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
@@ -81,18 +81,17 @@ def describe(listener: socket.socket) -> str:
 
 def _listen_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
     addresses = _look_up(host, port)
-    for _ in range(_FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1):
+    attempts = _FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1
+    while True:
         listeners: list[socket.socket] = []
         try:
             _listen_on_each(addresses, backlog, listeners)
             return listeners
-        except AddressInUse as error:
+        except AddressError as error:
             close_listeners(listeners)
-            in_use = error
-        except BaseException:
-            close_listeners(listeners)
-            raise
-    raise in_use
+            attempts -= 1
+            if attempts == 0 or not isinstance(error, AddressInUse):
+                raise
 
 
 def _look_up(host: str, port: int) -> list[Address]:
@@ -101,9 +100,8 @@ def _look_up(host: str, port: int) -> list[Address]:
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise AddressUnavailable(f"--host: cannot find an address for {host!r}: {reason}") from None
-    inet = (socket.AF_INET, socket.AF_INET6)
     # A name may be listed twice in the hosts file; a dict keeps the order.
-    return list(dict.fromkeys((family, address) for family, _, _, _, address in found if family in inet))  # type: ignore[misc]
+    return list(dict.fromkeys((family, (str(address[0]), port, *address[2:])) for family, _, _, _, address in found))
 
 
 def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[socket.socket]) -> None:
@@ -123,7 +121,7 @@ def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[sock
         raise _tcp_error(error, address[0], address[1]) from None
 
 
-def _bind_tcp(family: socket.AddressFamily, address: tuple[object, ...], backlog: int) -> socket.socket:
+def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).

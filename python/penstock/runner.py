@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
@@ -18,10 +19,14 @@ def _with_settings_of(
     """Give a function of an application and a config the config's own keyword arguments instead, types included."""
 
     def decorate(runner: Runner) -> Callable[Concatenate[str | Callable[..., Any], Settings], None]:
-        @functools.wraps(runner)
         def run(app: str | Callable[..., Any], /, *args: Settings.args, **kwargs: Settings.kwargs) -> None:
             runner(app, config(*args, **kwargs))
 
+        functools.update_wrapper(run, runner)
+        first = next(iter(inspect.signature(runner).parameters.values()))
+        settings = inspect.signature(config).parameters.values()
+        # What help() and editors show: the settings by name instead of *args and **kwargs.
+        vars(run)["__signature__"] = inspect.Signature([first, *settings], return_annotation="None")
         return run
 
     return decorate
