@@ -88,11 +88,12 @@ impl AsgiServer {
         cancel_on_disconnect: bool,
     ) -> PyResult<Self> {
         let settings = HttpSettings {
-            limits: Limits::default(),
+            head: Limits::default(),
             keep_alive: seconds("keep_alive_s", keep_alive_s)?,
             head_timeout: seconds("head_timeout_s", head_timeout_s)?,
             server_header: server_header.then_some("penstock"),
             date_header,
+            ..HttpSettings::default()
         };
         let access_log = access_log
             .map(|(fd, terminal)| (fd, if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain }));
@@ -225,6 +226,7 @@ impl AsgiServer {
         }
         let (message, exception) = match (error, ending) {
             (None, Ending::Complete | Ending::Disconnected) => return Ok(()),
+            (None, Ending::Abandoned) => return self.abandon(cycle),
             (Some(error), _) if !error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
                 return self.finish_interrupted(py, cycle, ending, error);
             }
@@ -246,6 +248,15 @@ impl AsgiServer {
             self.fail(cycle, ending)?;
         }
         if task::is_cancelled_error(py, &error) { Ok(()) } else { Err(error) }
+    }
+
+    fn abandon(&self, cycle: &HttpCycle) -> PyResult<()> {
+        self.reactor.get().with(|inner| {
+            let event_loop = &mut inner.event_loop;
+            if let Some(http) = &mut event_loop.service.http {
+                http.abandon(&mut event_loop.io, cycle.token);
+            }
+        })
     }
 
     fn fail(&self, cycle: &HttpCycle, ending: Ending) -> PyResult<()> {
