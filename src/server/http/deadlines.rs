@@ -14,6 +14,9 @@ impl HttpServer {
             io.counters.writes_timed_out.add(1);
             return io.abort(token);
         }
+        if io.state(token).is_some_and(|connection| connection.awaits_proxy_header) {
+            return self.refuse_proxy_header(io, token);
+        }
         let (sending, paused) = (io.is_blocked(token), io.is_paused(token));
         let Some(connection) = io.state(token) else { return };
         let blocked = match connection.active.as_deref_mut() {
@@ -57,6 +60,9 @@ impl HttpServer {
     /// Everything has left: back to the deadline that the connection's stage has.
     pub fn unblocked(&mut self, io: &mut HttpIo, token: Token) {
         let Some(connection) = io.state(token) else { return };
+        if connection.upgraded {
+            return io.clear_deadline(token);
+        }
         let stage = connection.active.as_deref().map(|exchange| exchange.stage);
         match stage {
             None => io.set_deadline(token, self.settings.keep_alive),

@@ -16,10 +16,17 @@ const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 impl HttpServer {
     pub fn received(&mut self, io: &mut HttpIo, token: Token, lease: Lease) {
         let Some(connection) = io.state(token) else { return };
+        if connection.awaits_proxy_header {
+            return self.received_proxy_header(io, token, lease);
+        }
         connection.greeted = true;
         let mut exchange = connection.active.take().unwrap_or_else(|| self.spare.pop().unwrap_or_default());
         let outcome = self.take_bytes(io, token, &mut exchange, lease);
         self.put_back(io, token, exchange);
+        self.conclude_input(io, token, outcome);
+    }
+
+    pub(super) fn conclude_input(&mut self, io: &mut HttpIo, token: Token, outcome: Result<Took, HttpError>) {
         match outcome {
             Ok(Took::All) => {}
             Ok(Took::LastUnread) => self.follow(io, token),
@@ -57,6 +64,15 @@ impl HttpServer {
             exchange.raw.extend_from_slice(unsafe { rest.as_slice() });
             self.advance(io, token, exchange)?;
         }
+        self.after_input(io, token, exchange)
+    }
+
+    pub(super) fn after_input(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        exchange: &mut Exchange,
+    ) -> Result<Took, HttpError> {
         if exchange.answer == Answer::Complete {
             return exchange.throw_body_away();
         }
@@ -90,6 +106,12 @@ impl HttpServer {
         exchange.is_head = exchange.head.method.of(exchange.head_slice()) == b"HEAD";
         exchange.keep_alive = exchange.head.keep_alive;
         self.keep_request_line(exchange);
+        if exchange.head.is_forwarded && self.settings.proxy_headers {
+            self.read_forwarded(io, token, exchange);
+        }
+        if exchange.head.upgrade {
+            exchange.own_head();
+        }
         let framing = exchange.head.framing;
         if matches!(framing, BodyFraming::Length(length) if length > self.settings.max_body_bytes) {
             return Err(HttpError::CONTENT_TOO_LARGE);
@@ -171,7 +193,7 @@ impl HttpServer {
         let peer = self.peer(io, token);
         if let Some(log) = &mut self.access_log {
             let line = if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line[..] };
-            log.line(peer, line, error.status);
+            log.line(peer, exchange.forwarded.as_deref(), line, error.status);
         }
     }
 
