@@ -87,6 +87,9 @@ class Worker:
             server_header=config.server_header,
             date_header=config.date_header,
             cancel_on_disconnect=config.cancel_on_disconnect,
+            trusted_peers=config.forwarded_allow_ips,
+            proxy_headers=config.proxy_headers,
+            proxy_protocol=config.proxy_protocol,
         )
         loop.reactor.attach_asgi(server)
         for each in self.listeners:

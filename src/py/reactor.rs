@@ -229,9 +229,14 @@ impl Reactor {
             // Accepted sockets inherit it, which saves a system call for each.
             NO_DELAY.set(&own, true)?;
         }
+        let is_wildcard = own.address().is_unspecified();
         self.with(|inner| {
             let token = inner.event_loop.io.add_listener(own.into_fd())?;
-            inner.event_loop.service.listeners.push(token);
+            let service = &mut inner.event_loop.service;
+            if let (Some(http), true) = (&mut service.http, is_wildcard) {
+                http.note_wildcard_listener(service.listeners.len() as u16);
+            }
+            service.listeners.push(token);
             Ok(())
         })?
     }

@@ -4,9 +4,11 @@
 //! spare asyncio Task, `cycle` is what `receive` and `send` do, `reply` is what they return to be awaited.
 
 mod cycle;
+mod extensions;
 mod names;
 mod reply;
 mod scope;
+mod spare_dict;
 mod task;
 
 use std::collections::HashMap;
@@ -22,6 +24,7 @@ use super::guarded::Guarded;
 use super::reactor::Reactor;
 use crate::core::Token;
 use crate::protocol::http1::Limits;
+use crate::protocol::http1::forwarded::InvalidPeer;
 use crate::server::http::{AccessLog, AccessLogStyle, HttpEvent, HttpServer, HttpSettings};
 use cycle::Ending;
 use scope::ScopeBuilder;
@@ -68,7 +71,7 @@ impl AsgiServer {
     #[new]
     #[pyo3(signature = (reactor, app, event_loop, *, listeners, report, on_quiet, state=None, root_path="", keep_alive_s=5.0,
                         head_timeout_s=10.0, access_log=None, server_header=true, date_header=true,
-                        cancel_on_disconnect=false))]
+                        cancel_on_disconnect=false, trusted_peers="", proxy_headers=false, proxy_protocol=false))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -86,6 +89,9 @@ impl AsgiServer {
         server_header: bool,
         date_header: bool,
         cancel_on_disconnect: bool,
+        trusted_peers: &str,
+        proxy_headers: bool,
+        proxy_protocol: bool,
     ) -> PyResult<Self> {
         let settings = HttpSettings {
             head: Limits::default(),
@@ -93,6 +99,11 @@ impl AsgiServer {
             head_timeout: seconds("head_timeout_s", head_timeout_s)?,
             server_header: server_header.then_some("penstock"),
             date_header,
+            trusted: trusted_peers
+                .parse()
+                .map_err(|error: InvalidPeer| PyValueError::new_err(format!("trusted_peers: {error}")))?,
+            proxy_headers,
+            proxy_protocol,
             ..HttpSettings::default()
         };
         let access_log = access_log
@@ -203,16 +214,19 @@ impl AsgiServer {
     fn build_scope<'py>(&self, py: Python<'py>, token: Token) -> PyResult<Option<Bound<'py, PyDict>>> {
         let found = self.reactor.get().with(|inner| {
             let event_loop = &mut inner.event_loop;
-            let http = event_loop.service.http.as_ref()?;
+            let http = event_loop.service.http.as_mut()?;
             let peer = http.peer(&mut event_loop.io, token);
             let listener = http.listener(&mut event_loop.io, token);
+            let local = http.local_address(&mut event_loop.io, token);
             let request = http.request(&mut event_loop.io, token)?;
             // SAFETY: outlives the guard, because building a scope can start a collection, whose finalizers may need
             // the reactor. The request's bytes stay: only a turn moves them, and no turn happens within a batch.
-            Some((unsafe { request.outlive() }, peer, listener))
+            Some((unsafe { request.outlive() }, peer, listener, local))
         })?;
         match found {
-            Some((request, peer, listener)) => self.state.enter()?.scopes.build(py, &request, peer, listener).map(Some),
+            Some((request, peer, listener, local)) => {
+                self.state.enter()?.scopes.build(py, &request, peer, listener, local).map(Some)
+            }
             None => Ok(None),
         }
     }
