@@ -32,7 +32,7 @@ build: $(VENV)/.built ## Make .venv with a release build of Penstock in it
 
 .PHONY: serve
 serve: $(VENV)/.built ## Serve the example application, examples/hello
-	exec $(BIN)/penstock serve --app-dir examples/hello --host $(HOST) --port $(PORT) $(ARGS) app:app
+	exec $(BIN)/penstock serve --app-dir examples/hello --host $(HOST) --port $(PORT) --timeout-graceful-shutdown 2 $(ARGS) app:app
 
 .PHONY: test
 test: test-rust test-python ## Run every test
