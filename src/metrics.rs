@@ -2,7 +2,7 @@
 //!
 //! A single writer needs no locked instruction: a load and a store, both relaxed, cost what a plain add costs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[derive(Default, Debug)]
 pub struct Counter(AtomicU64);
@@ -14,6 +14,25 @@ impl Counter {
     }
 
     pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many of something there are. Any thread may change it.
+#[derive(Default, Debug)]
+pub struct Gauge(AtomicUsize);
+
+impl Gauge {
+    pub fn add(&self, count: usize) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub fn subtract(&self, count: usize) {
+        let before = self.0.fetch_sub(count, Ordering::Relaxed);
+        debug_assert!(before >= count, "a gauge fell below zero");
+    }
+
+    pub fn get(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -53,8 +72,10 @@ counters! {
     connections_refused,
     /// Accepts that failed for want of descriptors or memory.
     accept_failures,
-    /// Connections handed over from another reactor.
+    /// Connections handed over to this reactor by another.
     connections_handed_over,
+    /// Accepted connections closed because no sub reactor was left to take them.
+    connections_orphaned,
     /// Bytes received.
     bytes_received,
     /// Bytes sent.
@@ -63,8 +84,20 @@ counters! {
     sends_blocked,
     /// Requests whose head was complete.
     requests,
-    /// Requests that were malformed or beyond a limit, answered and closed.
-    requests_refused,
+    /// Malformed requests, answered with 400, 417, 501 or 505.
+    requests_malformed,
+    /// Requests beyond a limit of size, answered with 413, 414 or 431.
+    requests_too_large,
+    /// Requests whose head or body took too long, answered with 408.
+    requests_timed_out,
+    /// Requests beyond the limit of those in progress, answered with 503.
+    requests_over_limit,
+    /// Connections beyond a limit, answered with 503.
+    connections_over_limit,
+    /// Connections closed because they were idle for too long.
+    connections_idled_out,
+    /// Connections cut off because the peer did not read its response, or too slowly.
+    writes_timed_out,
     /// Responses completed.
     responses,
     /// Requests whose handler raised or broke its protocol.
@@ -73,4 +106,17 @@ counters! {
     budget_exhausted,
     /// Access-log lines dropped because the log could not keep up.
     log_lines_dropped,
+}
+
+impl ReactorCounters {
+    /// A request was refused with this status.
+    pub fn count_refusal(&self, status: u16) {
+        let counter = match status {
+            408 => &self.requests_timed_out,
+            413 | 414 | 431 => &self.requests_too_large,
+            503 => &self.requests_over_limit,
+            _ => &self.requests_malformed,
+        };
+        counter.add(1);
+    }
 }

@@ -31,7 +31,7 @@ pub struct ChannelFlags {
     pub ended: bool,
     /// The service wants to know when the output is low again.
     pub wants_drained: bool,
-    /// Close once the output has left.
+    /// Close once the output has left. Of a listener: accept no more, and go.
     pub closing: bool,
     /// Closing politely: what still arrives is thrown away until the peer ends or a deadline passes.
     pub lingering: bool,
@@ -43,6 +43,8 @@ pub struct Channel<C> {
     pub fd: RawFd,
     pub kind: ChannelKind,
     pub flags: ChannelFlags,
+    /// Bytes sent since somebody last asked; saturates.
+    pub progress_bytes: u32,
     pub timer: TimerLink,
     pub output: Option<Box<SegmentQueue>>,
     pub state: C,
@@ -50,7 +52,19 @@ pub struct Channel<C> {
 
 impl<C> Channel<C> {
     pub fn new(fd: RawFd, kind: ChannelKind, state: C) -> Self {
-        Channel { fd, kind, flags: ChannelFlags::default(), timer: TimerLink::default(), output: None, state }
+        Channel {
+            fd,
+            kind,
+            flags: ChannelFlags::default(),
+            progress_bytes: 0,
+            timer: TimerLink::default(),
+            output: None,
+            state,
+        }
+    }
+
+    pub fn count_progress(&mut self, bytes: usize) {
+        self.progress_bytes = self.progress_bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
     pub fn queued_bytes(&self) -> usize {

@@ -17,7 +17,7 @@ use super::poller::{Completion, Poller, Readiness, SendOutcome};
 use super::slab::Slab;
 use super::timer::{Links, TICK, TimerLink, TimerWheel};
 use super::token::Token;
-use crate::metrics::ReactorCounters;
+use crate::metrics::{Gauge, ReactorCounters};
 
 /// Above this a service should stop producing for a connection ...
 pub const HIGH_WATERMARK_BYTES: usize = 64 * 1024;
@@ -27,13 +27,17 @@ pub const LOW_WATERMARK_BYTES: usize = 16 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a listener rests after the process ran out of descriptors, unless a connection closes before.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+/// What one turn takes out of the mailbox, so that busy senders do not hold up the connections.
+const MAX_MAIL_PER_TURN: usize = 1024;
+/// What a listener that is removed may leave in the kernel's queue: the largest backlog there is.
+const MAX_BACKLOG: usize = 65_535;
 
 /// Why a connection came to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CloseReason {
     /// The service closed it, and its output has left.
     Finished,
-    /// The service cut it off.
+    /// The service cut it off: the peer is sent a reset, so that it takes nothing cut short for whole.
     Aborted,
     /// The peer reset it or vanished, with this errno.
     Failed(i32),
@@ -47,14 +51,18 @@ pub trait Service {
     /// What other threads may send it.
     type Mail: Send;
 
-    /// A listener of this reactor accepted a connection.
+    /// A listener of this reactor accepted a connection. (`listener` may be one just removed.)
     fn accepted(&mut self, io: &mut Io<Self::Connection>, listener: Token, fd: OwnedFd);
-    /// Bytes arrived; the lease is good until `settle` gives it up.
+    /// Bytes arrived; the lease is good until `settle` gives it up. Not told after `Io::close`.
     fn received(&mut self, io: &mut Io<Self::Connection>, token: Token, lease: Lease);
-    /// The peer will send no more.
+    /// The peer will send no more. Not told after `Io::close`.
     fn ended(&mut self, io: &mut Io<Self::Connection>, token: Token);
     /// The output fell to the low watermark, after `Io::want_drained`.
     fn drained(&mut self, io: &mut Io<Self::Connection>, token: Token);
+    /// A send could not take everything: the peer does not read, or not as fast.
+    fn blocked(&mut self, _io: &mut Io<Self::Connection>, _token: Token) {}
+    /// What was blocked has left, all of it.
+    fn unblocked(&mut self, _io: &mut Io<Self::Connection>, _token: Token) {}
     /// The deadline passed.
     fn expired(&mut self, io: &mut Io<Self::Connection>, token: Token);
     /// The connection is gone; the last call for it. `token` is stale already.
@@ -62,8 +70,8 @@ pub trait Service {
     /// A watched descriptor is ready.
     fn ready(&mut self, io: &mut Io<Self::Connection>, token: Token, readiness: Readiness);
     fn mail(&mut self, io: &mut Io<Self::Connection>, mail: Self::Mail);
-    /// Give up the leases of earlier turns, copying what must outlive them; false while some are still wanted (the
-    /// arena then fills on, and is not reset).
+    /// Give up the leases of earlier turns, copying what must outlive them; false while some are still wanted, or there
+    /// is other unfinished business (the arena then fills on, and the turn does not sleep).
     fn settle(&mut self, io: &mut Io<Self::Connection>) -> bool;
 }
 
@@ -75,16 +83,21 @@ pub struct Io<C> {
     dirty: Vec<Token>,
     closed: VecDeque<(Token, CloseReason)>,
     buffers: BufferPool,
-    /// Boxed, as channels hold them: a queue moves between here and a channel without being copied.
+    /// Boxed, as channels hold them: a slot has room for a pointer only.
     #[expect(clippy::vec_box)]
     free_queues: Vec<Box<SegmentQueue>>,
     released: Vec<Owner>,
     connections: usize,
     lingering: usize,
     resting_listeners: Vec<Token>,
+    /// Removed listeners, to be closed at the end of the next turn.
+    leaving_listeners: Vec<Token>,
     reserve: Option<OwnedFd>,
     started: Instant,
     now: Instant,
+    /// Within a turn, between the wait and its end, `now` is as good as the clock.
+    now_is_fresh: bool,
+    load: Arc<Gauge>,
     pub counters: Arc<ReactorCounters>,
 }
 
@@ -100,7 +113,7 @@ impl<C: Default> Io<C> {
 
     fn new(poller: Box<dyn Poller>) -> Self {
         let () = Self::FITS;
-        let now = Instant::now();
+        let now = poller.now();
         Io {
             poller,
             channels: Slab::default(),
@@ -113,9 +126,12 @@ impl<C: Default> Io<C> {
             connections: 0,
             lingering: 0,
             resting_listeners: Vec::new(),
+            leaving_listeners: Vec::new(),
             reserve: reserve_descriptor(),
             started: now,
             now,
+            now_is_fresh: false,
+            load: Arc::default(),
             counters: Arc::default(),
         }
     }
@@ -123,6 +139,11 @@ impl<C: Default> Io<C> {
     /// The time of this turn.
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// The time that has passed on the wheel's clock.
+    fn elapsed(&self) -> Duration {
+        self.now.duration_since(self.started)
     }
 
     /// Open connections.
@@ -133,6 +154,11 @@ impl<C: Default> Io<C> {
     /// Open connections that have said everything and only wait for the peer to notice.
     pub fn lingering(&self) -> usize {
         self.lingering
+    }
+
+    /// Open connections, for other threads to look at. Whoever sends one here counts it from then on.
+    pub fn load(&self) -> &Arc<Gauge> {
+        &self.load
     }
 
     pub fn poller_name(&self) -> &'static str {
@@ -155,14 +181,24 @@ impl<C: Default> Io<C> {
         }
     }
 
-    /// Stop accepting, and close this reactor's descriptor of the listener.
+    /// Stop accepting, and close this reactor's descriptor of the listener at the end of the next turn. Until then
+    /// `accepted` is told what peers believe accepted: whatever waits in the poller or in the kernel's queue.
     pub fn remove_listener(&mut self, token: Token) {
-        if let Some(channel) = self.channels.get(token) {
-            debug_assert_eq!(channel.kind, ChannelKind::Listener);
-            self.poller.forget(token, channel.fd);
-            close_descriptor(channel.fd);
+        let Some(channel) = self.channels.get_mut(token).filter(|channel| !channel.flags.closing) else { return };
+        debug_assert_eq!(channel.kind, ChannelKind::Listener);
+        channel.flags.closing = true;
+        self.poller.stop_accept(token, channel.fd);
+        self.resting_listeners.retain(|&resting| resting != token);
+        self.leaving_listeners.push(token);
+    }
+
+    fn close_listener(&mut self, token: Token) {
+        if let Some(fd) = self.fd(token) {
+            self.poller.forget(token, fd);
+            // It may hang there since it rested.
+            self.wheel.unlink(&mut self.channels, token.index);
             self.channels.remove(token);
-            self.resting_listeners.retain(|&resting| resting != token);
+            close_descriptor(fd);
         }
     }
 
@@ -174,6 +210,7 @@ impl<C: Default> Io<C> {
             Ok(()) => {
                 let _ = fd.into_raw_fd();
                 self.connections += 1;
+                self.load.add(1);
                 Ok(token)
             }
             Err(error) => {
@@ -201,8 +238,10 @@ impl<C: Default> Io<C> {
     }
 
     pub fn unwatch(&mut self, token: Token) {
-        if let Some(channel) = self.channels.remove(token) {
-            self.poller.forget(token, channel.fd);
+        if let Some(fd) = self.fd(token) {
+            self.poller.forget(token, fd);
+            self.wheel.unlink(&mut self.channels, token.index);
+            self.channels.remove(token);
         }
     }
 
@@ -246,10 +285,7 @@ impl<C: Default> Io<C> {
     fn output(&mut self, token: Token) -> Option<(&mut SegmentQueue, &mut BufferPool)> {
         let channel =
             self.channels.get_mut(token).filter(|channel| !channel.flags.closed && !channel.flags.lingering)?;
-        if !channel.flags.dirty && !channel.flags.sending {
-            channel.flags.dirty = true;
-            self.dirty.push(token);
-        }
+        mark_dirty(&mut self.dirty, token, channel);
         let queue = channel.output.get_or_insert_with(|| self.free_queues.pop().unwrap_or_default());
         Some((queue, &mut self.buffers))
     }
@@ -259,10 +295,26 @@ impl<C: Default> Io<C> {
         self.channels.get(token).map_or(0, Channel::queued_bytes)
     }
 
-    /// Tell the service once, through `drained`, when the output is low again.
+    /// Bytes sent since this was last asked (at most 4 GiB are counted).
+    pub fn take_progress_bytes(&mut self, token: Token) -> u64 {
+        self.channels.get_mut(token).map_or(0, |channel| u64::from(std::mem::take(&mut channel.progress_bytes)))
+    }
+
+    /// Whether a send is waiting for the peer to make room.
+    pub fn is_blocked(&self, token: Token) -> bool {
+        self.channels.get(token).is_some_and(|channel| channel.flags.sending)
+    }
+
+    /// Whether reading was paused.
+    pub fn is_paused(&self, token: Token) -> bool {
+        self.channels.get(token).is_some_and(|channel| channel.flags.paused)
+    }
+
+    /// Tell the service once, through `drained`, when the output is low again; with the next flush if it is already.
     pub fn want_drained(&mut self, token: Token) {
         if let Some(channel) = self.channels.get_mut(token) {
             channel.flags.wants_drained = true;
+            mark_dirty(&mut self.dirty, token, channel);
         }
     }
 
@@ -292,9 +344,20 @@ impl<C: Default> Io<C> {
     /// Call `expired` when `after` has passed, unless set anew or cleared before.
     pub fn set_deadline(&mut self, token: Token, after: Duration) {
         if self.channels.get(token).is_some() {
-            let tick = TimerWheel::tick_after(self.now.duration_since(self.started).saturating_add(after));
+            if !self.now_is_fresh {
+                // Whoever acts between turns may have been at it for long, and the peer is not to pay for that.
+                self.now = self.poller.now();
+            }
+            let tick = TimerWheel::tick_after(self.elapsed().saturating_add(after));
             self.wheel.set(&mut self.channels, token.index, tick);
         }
+    }
+
+    /// How long until `expired`, to the tick; `None` without a deadline.
+    pub fn time_left(&mut self, token: Token) -> Option<Duration> {
+        self.channels.get(token)?;
+        let tick = self.wheel.deadline(&mut self.channels, token.index)?;
+        Some((TICK * tick).saturating_sub(self.elapsed()))
     }
 
     pub fn clear_deadline(&mut self, token: Token) {
@@ -307,10 +370,7 @@ impl<C: Default> Io<C> {
     pub fn close(&mut self, token: Token) {
         if let Some(channel) = self.channels.get_mut(token).filter(|channel| !channel.flags.closed) {
             channel.flags.closing = true;
-            if !channel.flags.dirty && !channel.flags.sending {
-                channel.flags.dirty = true;
-                self.dirty.push(token);
-            }
+            mark_dirty(&mut self.dirty, token, channel);
         }
     }
 
@@ -341,26 +401,12 @@ impl<C: Default> Io<C> {
         }
     }
 
-    /// Offer every dirty connection's output to the kernel: one system call each.
-    fn flush(&mut self, mut drained: impl FnMut(&mut Self, Token)) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for token in dirty.drain(..) {
-            if let Some(channel) = self.channels.get_mut(token) {
-                channel.flags.dirty = false;
-                self.flush_one(token);
-                self.tell_if_drained(token, &mut drained);
-            }
-        }
-        // What was made dirty meanwhile keeps its place in the new list; keep the larger allocation.
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
-        }
-    }
-
-    fn flush_one(&mut self, token: Token) {
-        let Some(channel) = self.channels.get_mut(token) else { return };
+    /// Offer a connection's output to the kernel, in one system call. True: it could not take everything.
+    fn send_output(&mut self, token: Token) -> bool {
+        let Some(channel) = self.channels.get_mut(token) else { return false };
+        channel.flags.dirty = false;
         if channel.flags.closed || channel.flags.sending {
-            return;
+            return false;
         }
         if let Some(mut queue) = channel.output.take_if(|queue| queue.is_empty()) {
             queue.clear(&mut self.buffers, &mut self.released);
@@ -380,13 +426,14 @@ impl<C: Default> Io<C> {
                     queue.advance(bytes, &mut self.buffers, &mut self.released);
                     queue.begin_flight();
                     channel.flags.sending = true;
+                    channel.count_progress(bytes);
+                    return true;
                 }
-                Err(error) => {
-                    return self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO)));
-                }
+                Err(error) => self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
             }
         }
         self.close_if_flushed(token);
+        false
     }
 
     fn keep_queue(&mut self, queue: Box<SegmentQueue>) {
@@ -413,22 +460,24 @@ impl<C: Default> Io<C> {
         self.resume(token);
     }
 
-    fn tell_if_drained(&mut self, token: Token, drained: &mut impl FnMut(&mut Self, Token)) {
-        if let Some(channel) = self.channels.get_mut(token)
-            && channel.flags.wants_drained
-            && !channel.flags.closed
-            && channel.queued_bytes() <= LOW_WATERMARK_BYTES
-        {
+    /// Whether the service is to be told, now, that the output is low again.
+    fn take_drained(&mut self, token: Token) -> bool {
+        let Some(channel) = self.channels.get_mut(token) else { return false };
+        let drained =
+            channel.flags.wants_drained && !channel.flags.closed && channel.queued_bytes() <= LOW_WATERMARK_BYTES;
+        if drained {
             channel.flags.wants_drained = false;
-            drained(self, token);
         }
+        drained
     }
 
     /// Take a closed channel out of everything it is in.
-    fn remove(&mut self, token: Token) -> Option<C> {
-        let channel = self.channels.get(token)?;
-        let fd = channel.fd;
+    fn remove(&mut self, token: Token, reason: CloseReason) -> Option<C> {
+        let fd = self.fd(token)?;
         self.poller.forget(token, fd);
+        if reason == CloseReason::Aborted {
+            reset_on_close(fd);
+        }
         self.wheel.unlink(&mut self.channels, token.index);
         let mut channel = self.channels.remove(token)?;
         if let Some(mut queue) = channel.output.take() {
@@ -437,6 +486,7 @@ impl<C: Default> Io<C> {
         }
         close_descriptor(fd);
         self.connections -= 1;
+        self.load.subtract(1);
         self.lingering -= usize::from(channel.flags.lingering);
         self.counters.connections_closed.add(1);
         self.wake_listeners();
@@ -446,7 +496,7 @@ impl<C: Default> Io<C> {
     /// Out of descriptors: refuse one waiting peer with the reserve (it learns at once instead of hanging), then
     /// let the listener rest, or its level-triggered readiness would spin.
     fn rest_listener(&mut self, listener: Token) {
-        let Some(channel) = self.channels.get(listener) else { return };
+        let Some(channel) = self.channels.get(listener).filter(|channel| !channel.flags.closing) else { return };
         let fd = channel.fd;
         if self.reserve.take().is_some() {
             // SAFETY: accepts on a listener we own; a refused connection is closed at once.
@@ -482,6 +532,7 @@ impl<C: Default> Io<C> {
 
 impl<C> Drop for Io<C> {
     fn drop(&mut self) {
+        self.load.subtract(self.connections);
         for token in self.channels.tokens() {
             if let Some(channel) = self.channels.remove(token) {
                 self.poller.forget(token, channel.fd);
@@ -497,6 +548,32 @@ impl<C> Drop for Io<C> {
 fn reserve_descriptor() -> Option<OwnedFd> {
     // SAFETY: a literal path; the result is checked.
     let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    // SAFETY: a fresh descriptor that nobody else owns.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Have a connection's output offered to the kernel by the next flush, unless it is listed, or waits for room.
+fn mark_dirty<C>(dirty: &mut Vec<Token>, token: Token, channel: &mut Channel<C>) {
+    if !channel.flags.dirty && !channel.flags.sending {
+        channel.flags.dirty = true;
+        dirty.push(token);
+    }
+}
+
+/// Let a close send a reset. A plain one ends the stream in good order, and where the end of the connection is the end
+/// of the message (HTTP/1.0) the peer would take a part for the whole.
+fn reset_on_close(fd: RawFd) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let length = size_of::<libc::linger>() as libc::socklen_t;
+    // SAFETY: an open descriptor, and a live option of the length told. Other than TCP sockets know no reset.
+    unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), length) };
+}
+
+/// One connection out of the kernel's queue of a listener that accepts no more, if there is one.
+fn accept_waiting(listener: RawFd) -> Option<OwnedFd> {
+    const FLAGS: i32 = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: null pointers ask for no address.
+    let fd = unsafe { libc::accept4(listener, std::ptr::null_mut(), std::ptr::null_mut(), FLAGS) };
     // SAFETY: a fresh descriptor that nobody else owns.
     (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -534,34 +611,36 @@ impl<S: Service> EventLoop<S> {
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.flush();
         self.io.counters.turns.add(1);
+        let mut timeout = self.bounded(timeout);
         if self.service.settle(&mut self.io) {
             self.io.poller.recycle();
+        } else {
+            timeout = Some(Duration::ZERO);
         }
-        let timeout = self.bounded(timeout);
+        let leaving_listeners = std::mem::take(&mut self.io.leaving_listeners);
         let mut completions = std::mem::take(&mut self.completions);
         let waited = self.io.poller.wait(timeout, &mut completions);
-        self.io.now = Instant::now();
+        (self.io.now, self.io.now_is_fresh) = (self.io.poller.now(), true);
         self.io.counters.completions.add(completions.len() as u64);
         for completion in completions.drain(..) {
             self.dispatch(completion);
         }
         self.completions = completions;
+        for listener in leaving_listeners {
+            self.see_off(listener);
+        }
         self.sweep();
         self.flush();
+        self.io.now_is_fresh = false;
         waited
     }
 
     /// Sleep no longer than to the next deadline, and not at all when the last flush left work.
     fn bounded(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if !self.io.dirty.is_empty() || !self.io.closed.is_empty() {
+        if !self.io.dirty.is_empty() || !self.io.closed.is_empty() || !self.io.leaving_listeners.is_empty() {
             return Some(Duration::ZERO);
         }
-        let now = self.io.now.duration_since(self.io.started);
-        let next = self
-            .io
-            .wheel
-            .ticks_until_next((now.as_millis() / TICK.as_millis()) as u32)
-            .map(|ticks| TICK * ticks.max(1));
+        let next = self.io.wheel.next_tick().map(|tick| (TICK * tick).saturating_sub(self.io.elapsed()));
         match (timeout, next) {
             (Some(timeout), Some(next)) => Some(timeout.min(next)),
             (timeout, next) => timeout.or(next),
@@ -571,28 +650,54 @@ impl<S: Service> EventLoop<S> {
     /// Send what is dirty and bury what is closed.
     pub fn flush(&mut self) {
         if !self.io.dirty.is_empty() {
-            let service = &mut self.service;
-            self.io.flush(|io, token| service.drained(io, token));
+            let mut dirty = std::mem::take(&mut self.io.dirty);
+            for token in dirty.drain(..) {
+                self.flush_one(token);
+            }
+            // What was made dirty meanwhile keeps its place in the new list; else keep the larger allocation.
+            if self.io.dirty.is_empty() {
+                self.io.dirty = dirty;
+            }
         }
         while let Some((token, reason)) = self.io.closed.pop_front() {
             if matches!(reason, CloseReason::Failed(_)) {
                 self.io.counters.connections_failed.add(1);
             }
-            if let Some(state) = self.io.remove(token) {
+            if let Some(state) = self.io.remove(token, reason) {
                 self.service.closed(&mut self.io, token, state, reason);
             }
+        }
+    }
+
+    fn flush_one(&mut self, token: Token) {
+        if self.io.send_output(token) {
+            self.service.blocked(&mut self.io, token);
+        }
+        if self.io.take_drained(token) {
+            self.service.drained(&mut self.io, token);
         }
     }
 
     /// Close everything, telling nobody; returns the owners of what was never sent.
     pub fn shut_down(&mut self) -> Vec<Owner> {
         for token in self.io.connection_tokens() {
-            self.io.end(token, CloseReason::Aborted);
+            // What the kernel has of a response may still arrive; what we have never will.
+            let is_whole = self.io.queued_bytes(token) == 0;
+            self.io.end(token, if is_whole { CloseReason::Finished } else { CloseReason::Aborted });
         }
-        while let Some((token, _)) = self.io.closed.pop_front() {
-            self.io.remove(token);
+        while let Some((token, reason)) = self.io.closed.pop_front() {
+            self.io.remove(token, reason);
         }
         std::mem::take(&mut self.io.released)
+    }
+
+    /// The last of a listener: what peers believe accepted is taken, and the descriptor closed.
+    fn see_off(&mut self, listener: Token) {
+        let Some(raw) = self.io.fd(listener) else { return };
+        for fd in std::iter::from_fn(|| accept_waiting(raw)).take(MAX_BACKLOG) {
+            self.dispatch(Completion::Accepted { listener, fd });
+        }
+        self.io.close_listener(listener);
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -618,8 +723,8 @@ impl<S: Service> EventLoop<S> {
     }
 
     fn dispatch_received(&mut self, token: Token, lease: Lease) {
-        match self.io.channels.get(token) {
-            Some(channel) if channel.flags.closed || channel.flags.lingering => {}
+        match self.io.channels.get_mut(token) {
+            Some(channel) if channel.flags.closed || channel.flags.closing => {}
             Some(_) => {
                 self.io.counters.bytes_received.add(lease.len() as u64);
                 self.service.received(&mut self.io, token, lease);
@@ -635,7 +740,7 @@ impl<S: Service> EventLoop<S> {
                 channel.flags.ended = true;
                 if channel.flags.lingering {
                     self.io.end(token, CloseReason::Finished);
-                } else {
+                } else if !channel.flags.closing {
                     self.service.ended(&mut self.io, token);
                 }
             }
@@ -646,31 +751,39 @@ impl<S: Service> EventLoop<S> {
     fn dispatch_sent(&mut self, token: Token, bytes: usize) {
         let Some(channel) = self.io.channels.get_mut(token) else { return self.io.counters.stale_completions.add(1) };
         channel.flags.sending = false;
+        channel.count_progress(bytes);
         if let Some(queue) = &mut channel.output {
             self.io.counters.bytes_sent.add(bytes as u64);
             queue.advance(bytes, &mut self.io.buffers, &mut self.io.released);
         }
-        self.io.flush_one(token);
-        let service = &mut self.service;
-        self.io.tell_if_drained(token, &mut |io, token| service.drained(io, token));
+        self.flush_one(token);
+        if !self.io.is_blocked(token) {
+            self.service.unblocked(&mut self.io, token);
+        }
     }
 
     fn dispatch_ready(&mut self, token: Token, readiness: Readiness) {
         match self.io.channels.get(token).map(|channel| channel.kind) {
             Some(ChannelKind::Mailbox) => {
                 self.mailbox.heard();
-                while let Some(mail) = self.mailbox.take() {
-                    self.service.mail(&mut self.io, mail);
-                }
+                self.take_mail();
             }
             Some(_) => self.service.ready(&mut self.io, token, readiness),
             None => self.io.counters.stale_completions.add(1),
         }
     }
 
+    /// Tell the service what other threads have sent by now, up to a turn's share.
+    pub fn take_mail(&mut self) {
+        for _ in 0..MAX_MAIL_PER_TURN {
+            let Some(mail) = self.mailbox.take() else { return };
+            self.service.mail(&mut self.io, mail);
+        }
+        self.mailbox.sender().wake();
+    }
+
     fn sweep(&mut self) {
-        let elapsed = self.io.now.duration_since(self.io.started);
-        let now = (elapsed.as_millis() / TICK.as_millis()) as u32;
+        let now = TimerWheel::tick_at(self.io.elapsed());
         let mut due = std::mem::take(&mut self.due);
         self.io.wheel.sweep(&mut self.io.channels, now, &mut due);
         for index in due.drain(..) {
@@ -681,8 +794,9 @@ impl<S: Service> EventLoop<S> {
                 _ if channel.flags.lingering => self.io.end(token, CloseReason::Finished),
                 _ if channel.flags.closed => {}
                 _ => {
-                    self.io.counters.connections_expired.add(1);
                     self.service.expired(&mut self.io, token);
+                    let has_closed = self.io.is_closing(token);
+                    self.io.counters.connections_expired.add(u64::from(has_closed));
                 }
             }
         }

@@ -51,7 +51,12 @@ impl Default for TimerWheel {
 impl TimerWheel {
     /// The tick at `elapsed` since the loop began, rounded up: no deadline is early.
     pub fn tick_after(elapsed: Duration) -> u32 {
-        (elapsed.as_millis().div_ceil(TICK.as_millis())).min(u128::from(NEVER - 1)) as u32
+        nanoseconds(elapsed).div_ceil(nanoseconds(TICK)).min(u64::from(NEVER - 1)) as u32
+    }
+
+    /// The last tick that has passed at `elapsed`.
+    pub fn tick_at(elapsed: Duration) -> u32 {
+        (nanoseconds(elapsed) / nanoseconds(TICK)).min(u64::from(NEVER - 1)) as u32
     }
 
     /// The connection at `index` is due at `deadline` (a tick), in place of what was asked before.
@@ -63,6 +68,11 @@ impl TimerWheel {
             self.unlink(links, index);
             self.link(links, index, deadline);
         }
+    }
+
+    /// When the connection at `index` is due, if it is.
+    pub fn deadline(&self, links: &mut impl Links, index: u32) -> Option<u32> {
+        Some(links.link(index).deadline).filter(|&deadline| deadline != NEVER)
     }
 
     /// The connection is not due any more. Its place is given up at the next sweep that finds it.
@@ -123,15 +133,18 @@ impl TimerWheel {
         }
     }
 
-    /// Ticks from `now` to the next bucket that holds anything, or `None` when all are empty.
-    pub fn ticks_until_next(&self, now: u32) -> Option<u32> {
+    /// The next tick whose bucket holds anything, or `None` when all are empty.
+    pub fn next_tick(&self) -> Option<u32> {
         if self.linked == 0 {
             return None;
         }
-        let next =
-            (self.swept + 1..=self.swept + BUCKETS as u32).find(|&tick| self.heads[tick as usize % BUCKETS] != NONE);
-        next.map(|tick| tick.saturating_sub(now))
+        (self.swept + 1..=self.swept + BUCKETS as u32).find(|&tick| self.heads[tick as usize % BUCKETS] != NONE)
     }
+}
+
+/// In one word, which holds 584 years, so that dividing is cheap.
+const fn nanoseconds(elapsed: Duration) -> u64 {
+    elapsed.as_nanos() as u64
 }
 
 #[cfg(test)]
@@ -162,10 +175,10 @@ mod tests {
             wheel.set(&mut links, index, deadline);
         }
         assert!(sweep(&mut wheel, &mut links, 4).is_empty());
-        assert_eq!(wheel.ticks_until_next(4), Some(1));
+        assert_eq!(wheel.next_tick(), Some(5));
         assert_eq!(sweep(&mut wheel, &mut links, 6), [0, 1]);
         assert_eq!(sweep(&mut wheel, &mut links, 100), [2]);
-        assert_eq!(wheel.ticks_until_next(100), None);
+        assert_eq!(wheel.next_tick(), None);
     }
 
     #[test]

@@ -47,6 +47,18 @@ impl Service for PyService {
         }
     }
 
+    fn blocked(&mut self, io: &mut PyIo, token: Token) {
+        if let Some(http) = &mut self.http {
+            http.blocked(io, token);
+        }
+    }
+
+    fn unblocked(&mut self, io: &mut PyIo, token: Token) {
+        if let Some(http) = &mut self.http {
+            http.unblocked(io, token);
+        }
+    }
+
     fn expired(&mut self, io: &mut PyIo, token: Token) {
         if let Some(http) = &mut self.http {
             http.expired(io, token);

@@ -30,6 +30,7 @@
 //!    for. An empty interest is none; what cannot be waited for (a regular file) is refused with `EPERM`.
 //! 8. `wait` sleeps at most `timeout` (`None`: until something happens), and appends what happened. A signal
 //!    ends it early without an error, and now and then it may return early with nothing to tell.
+//! 9. **Time** is the poller's: `now` goes on by what a `wait` slept, so that a simulated network has its own.
 //!
 //! A poller never closes a descriptor it was given; descriptors it accepted belong to the completion.
 
@@ -42,7 +43,7 @@ pub mod uring;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::buffer::{Lease, SegmentQueue};
 use super::token::Token;
@@ -107,6 +108,11 @@ pub trait Poller: Send {
 
     /// Every lease given so far is wanted no more.
     fn recycle(&mut self);
+
+    /// The time that timeouts are measured in.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 /// Which backend a reactor is to have.

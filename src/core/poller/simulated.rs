@@ -17,7 +17,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::calls::{check, refuse_files};
 use super::{Completion, Poller, Readiness, SendOutcome};
@@ -256,6 +256,8 @@ struct Listener {
 
 struct World {
     seed: u64,
+    /// What `now` counts from, for those who know time as an `Instant`.
+    began: Instant,
     plan: FaultPlan,
     random: Random,
     now: Duration,
@@ -328,6 +330,7 @@ impl SimulatedNetwork {
         assert!(plan.room_bytes > 0, "a connection without any room never takes a byte");
         let world = World {
             seed,
+            began: Instant::now(),
             plan,
             random: Random(seed),
             now: Duration::ZERO,
@@ -758,5 +761,10 @@ impl Poller for SimulatedPoller {
 
     fn recycle(&mut self) {
         self.arena.reset();
+    }
+
+    fn now(&self) -> Instant {
+        let world = self.network.lock();
+        world.began + world.now
     }
 }

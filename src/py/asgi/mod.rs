@@ -88,11 +88,12 @@ impl AsgiServer {
         cancel_on_disconnect: bool,
     ) -> PyResult<Self> {
         let settings = HttpSettings {
-            limits: Limits::default(),
+            head: Limits::default(),
             keep_alive: seconds("keep_alive_s", keep_alive_s)?,
             head_timeout: seconds("head_timeout_s", head_timeout_s)?,
             server_header: server_header.then_some("penstock"),
             date_header,
+            ..HttpSettings::default()
         };
         let access_log = access_log
             .map(|(fd, terminal)| (fd, if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain }));

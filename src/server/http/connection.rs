@@ -59,4 +59,8 @@ pub struct HttpConnection {
     pub(super) peer: PeerAddress,
     /// Which of the server's listeners it came through.
     pub(super) listener: u16,
+    /// It has sent a request, or a part of one.
+    pub(super) greeted: bool,
+    /// Counted against its address.
+    pub(super) counted: bool,
 }
