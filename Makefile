@@ -66,12 +66,12 @@ docs: $(VENV)/.built ## Write the pages that are made from the code
 	$(BIN)/python tools/generate_docs.py
 
 .PHONY: bench
-bench: $(VENV)/.built $(VENV)/.dev ## Measure Penstock beside its peers and write a report
-	$(BIN)/python benchmarks/run.py $(ARGS)
+bench: $(VENV)/.built $(VENV)/.bench ## Measure Penstock beside its peers and write a report
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf target $(VENV) python/penstock/_core*.so .pytest_cache .ruff_cache benchmarks/out
+	rm -rf target $(VENV) .venv-peers python/penstock/_core*.so .pytest_cache .ruff_cache benchmarks/out
 	find python tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment made by another Python, or half made, is made anew.
@@ -90,6 +90,10 @@ $(VENV)/.maturin: $(VENV)/.made
 
 $(VENV)/.built: $(RUST_SOURCES) pyproject.toml $(VENV)/.maturin | need-cargo
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) PYO3_PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/maturin develop --release
+	touch $@
+
+$(VENV)/.bench: benchmarks/requirements.txt $(VENV)/.made
+	$(BIN)/python -m pip install --quiet -r $<
 	touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.made

@@ -1,4 +1,4 @@
-"""The applications that every server is asked to run: the same Python for all, and no more of it than the work needs."""
+"""The applications that every server is asked to run: the same Python for all, and no more than the work needs."""
 
 from __future__ import annotations
 

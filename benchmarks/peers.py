@@ -38,16 +38,22 @@ class Peers:
         self.python = self.bin / "python"
 
     def ensure(self, tell: Callable[[str], None]) -> None:
-        """Make the environment if it does not hold what the requirements say; tell what could not be installed."""
-        wanted = REQUIREMENTS.read_text()
-        made_from = self.home / ".requirements"
-        if made_from.exists() and made_from.read_text() == wanted:
+        """Bring the environment to what the requirements say; tell what could not be installed.
+
+        What is no longer wanted means a new environment; what failed before is only tried again.
+        """
+        wanted = requirements(REQUIREMENTS.read_text())
+        remembered = self.home / ".installed"
+        installed = remembered.read_text().splitlines() if remembered.exists() else []
+        if set(installed) == set(wanted):
             return
-        tell(f"Making {self.home.name} with the peers that Penstock is measured beside (once)")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(self.home)], check=True)
-        failed = [requirement for requirement in requirements(wanted) if not self._install(requirement, tell)]
-        if not failed:
-            made_from.write_text(wanted)
+        if not installed or not set(installed) <= set(wanted):
+            tell(f"Making {self.home.name} with the peers that Penstock is measured beside (once)")
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(self.home)], check=True)
+            installed = []
+        missing = [requirement for requirement in wanted if requirement not in installed]
+        installed += [requirement for requirement in missing if self._install(requirement, tell)]
+        remembered.write_text("\n".join(installed))
 
     def _install(self, requirement: str, tell: Callable[[str], None]) -> bool:
         command = [str(self.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement]

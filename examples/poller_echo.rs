@@ -5,7 +5,7 @@
 //! It shows the smallest reactor there is: wait, note what happened, send once a turn for each connection that
 //! has something to send, recycle.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::{env, io, process};
 
@@ -92,6 +92,9 @@ impl Server {
     }
 
     fn add(&mut self, fd: OwnedFd) -> io::Result<()> {
+        let stream = TcpStream::from(fd);
+        stream.set_nodelay(true)?;
+        let fd = OwnedFd::from(stream);
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());
             (self.slots.len() - 1) as u32

@@ -84,8 +84,20 @@ counters! {
     sends_blocked,
     /// Requests whose head was complete.
     requests,
-    /// Requests that were malformed or beyond a limit, answered and closed.
-    requests_refused,
+    /// Malformed requests, answered with 400, 417, 501 or 505.
+    requests_malformed,
+    /// Requests beyond a limit of size, answered with 413, 414 or 431.
+    requests_too_large,
+    /// Requests whose head or body took too long, answered with 408.
+    requests_timed_out,
+    /// Requests beyond the limit of those in progress, answered with 503.
+    requests_over_limit,
+    /// Connections beyond a limit, answered with 503.
+    connections_over_limit,
+    /// Connections closed because they were idle for too long.
+    connections_idled_out,
+    /// Connections cut off because the peer did not read its response, or too slowly.
+    writes_timed_out,
     /// Responses completed.
     responses,
     /// Requests whose handler raised or broke its protocol.
@@ -94,4 +106,17 @@ counters! {
     budget_exhausted,
     /// Access-log lines dropped because the log could not keep up.
     log_lines_dropped,
+}
+
+impl ReactorCounters {
+    /// A request was refused with this status.
+    pub fn count_refusal(&self, status: u16) {
+        let counter = match status {
+            408 => &self.requests_timed_out,
+            413 | 414 | 431 => &self.requests_too_large,
+            503 => &self.requests_over_limit,
+            _ => &self.requests_malformed,
+        };
+        counter.add(1);
+    }
 }

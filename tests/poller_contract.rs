@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock::core::buffer::{BufferPool, Lease, Owner, SegmentQueue};
-use penstock::core::poller::{Completion, Poller, Readiness, SendOutcome};
+use penstock::core::poller::{self, Completion, Poller, PollerKind, Readiness, SendOutcome};
 use penstock::core::token::Token;
 
 // ---------------------------------------------------------------- the other side
@@ -563,6 +563,7 @@ every_backend_holds! {
     forgetting_twice_or_something_unknown_hurts_nobody
     forgetting_a_predecessor_does_not_hurt_the_successor
     a_reused_descriptor_gets_nothing_of_its_predecessor
+    what_came_while_another_was_forgotten_does_not_reach_a_successor
     a_duplicate_of_a_closed_descriptor_tells_its_successor_nothing
     // 2. accepting
     accepting_goes_on_until_it_is_stopped
@@ -677,6 +678,27 @@ fn a_reused_descriptor_gets_nothing_of_its_predecessor(driver: &mut Driver) {
     for generation in 1..20 {
         assert_eq!(driver.inbox(Token::new(1, generation)), [generation as u8; 9]);
     }
+}
+
+fn what_came_while_another_was_forgotten_does_not_reach_a_successor(driver: &mut Driver) {
+    let number = private_number();
+    let (a, _to_a) = driver.connection(A);
+    let (b, mut to_b) = driver.network.connection_from(number);
+    driver.poller.receive(B, number).unwrap();
+    to_b.write(b"first");
+    driver.until("the connection works", |driver| driver.inbox(B) == b"first");
+    to_b.write(b"stale");
+    // A completion backend may hear of B's bytes in here.
+    driver.poller.forget(A, a.as_raw_fd());
+    driver.poller.forget(B, number);
+    drop(b);
+    let (new, mut to_new) = driver.network.connection_from(number);
+    let successor = Token::new(B.index, B.generation + 1);
+    driver.poller.receive(successor, new.as_raw_fd()).unwrap();
+    to_new.write(b"new");
+    driver.until("the successor's bytes", |driver| driver.inbox(successor).len() >= 3);
+    assert_eq!((driver.inbox(successor), driver.inbox(B)), (&b"new"[..], &b"first"[..]));
+    assert!(driver.inboxes.len() == 2 && driver.count(|event| !matches!(event, Event::Received(..))) == 0);
 }
 
 fn a_duplicate_of_a_closed_descriptor_tells_its_successor_nothing(driver: &mut Driver) {
@@ -939,16 +961,15 @@ impl Driver {
     }
 
     /// Send until the connection takes no more: the send stays blocked.
-    fn fill(&mut self, output: &mut Output, fd: RawFd, bytes: &'static [u8]) {
-        output.push_borrowed(bytes);
+    fn fill(&mut self, output: &mut Output, fd: RawFd) {
         self.send(output, fd).unwrap();
-        assert!(output.is_blocked, "{} bytes all left at once", bytes.len());
+        assert!(output.is_blocked, "everything left at once");
         let mut idle_turns = 0;
         while idle_turns < 20 {
             let before = (output.queue.bytes(), output.is_blocked);
             self.turn_with(output, fd);
             idle_turns = if before == (output.queue.bytes(), output.is_blocked) { idle_turns + 1 } else { 0 };
-            assert!(output.is_blocked, "{} bytes all left", bytes.len());
+            assert!(output.is_blocked, "everything left");
         }
     }
 }
@@ -957,7 +978,8 @@ fn a_blocked_send_completes_exactly_once(driver: &mut Driver) {
     let bytes = leaked(pattern(driver.much));
     let (a, mut peer) = driver.connection(A);
     let mut output = Output::new(A);
-    driver.fill(&mut output, a.as_raw_fd(), bytes);
+    output.push_borrowed(bytes);
+    driver.fill(&mut output, a.as_raw_fd());
     driver.events.clear();
     // The peer makes room; nobody sends again; so there is one completion, and no second.
     let mut read = Vec::new();
@@ -1003,7 +1025,8 @@ fn segments_queued_during_a_flight_follow_it(driver: &mut Driver) {
     let bytes = leaked(pattern(driver.much));
     let (a, mut peer) = driver.connection(A);
     let mut output = Output::new(A);
-    driver.fill(&mut output, a.as_raw_fd(), bytes);
+    output.push_borrowed(bytes);
+    driver.fill(&mut output, a.as_raw_fd());
     for count in 0..100 {
         output.push(&[count; 100]);
     }
@@ -1035,8 +1058,7 @@ fn a_forgotten_flight_s_memory_is_read_no_more(driver: &mut Driver) {
     let mut output = Output::new(A);
     // SAFETY: the queue is cleared below, after the forget, before the bytes change.
     unsafe { output.queue.push_borrowed(&bytes, Owner(1)) };
-    assert!(driver.send(&mut output, a.as_raw_fd()).unwrap());
-    driver.turn(TICK);
+    driver.fill(&mut output, a.as_raw_fd());
     driver.poller.forget(A, a.as_raw_fd());
     output.queue.clear(&mut output.pool, &mut output.released);
     bytes.fill(0xff);
@@ -1161,16 +1183,21 @@ fn a_reset_is_told_once_and_last(driver: &mut Driver) {
 }
 
 fn a_reset_of_a_paused_connection_is_told_and_does_not_spin(driver: &mut Driver) {
-    let (a, peer) = driver.connection(A);
+    let (a, mut peer) = driver.connection(A);
     driver.poller.pause(A, a.as_raw_fd());
     driver.turn(TICK);
+    peer.write(b"unread");
     peer.reset();
     driver.listen_for_silence();
-    // At the latest when somebody asks.
+    assert_eq!(driver.inbox(A), b"", "a paused connection is not received from");
+    // At the latest when somebody asks, perhaps after the bytes.
     driver.poller.receive(A, a.as_raw_fd()).unwrap();
     driver.until_event(Event::Failed(A, libc::ECONNRESET));
     assert_eq!(driver.listen_for_silence(), []);
-    assert_eq!(driver.events, [Event::Failed(A, libc::ECONNRESET)]);
+    assert_eq!(driver.count(|event| !matches!(event, Event::Received(..))), 1);
+    assert!(
+        b"unread".starts_with(driver.inbox(A)) && driver.events.last() == Some(&Event::Failed(A, libc::ECONNRESET))
+    );
 }
 
 fn a_reset_ends_a_blocked_send_once(driver: &mut Driver) {
@@ -1181,7 +1208,8 @@ fn a_reset_ends_a_blocked_send_once(driver: &mut Driver) {
             driver.poller.pause(token, a.as_raw_fd());
         }
         let mut output = Output::new(token);
-        driver.fill(&mut output, a.as_raw_fd(), leaked(pattern(driver.much)));
+        output.push_borrowed(leaked(pattern(driver.much)));
+        driver.fill(&mut output, a.as_raw_fd());
         driver.events.clear();
         peer.reset();
         driver.until("the send ends", |driver| !driver.events.is_empty());
@@ -1376,6 +1404,21 @@ fn a_wait_without_timeout_ends_when_something_happens(driver: &mut Driver) {
         assert!(matches!(completions[..], [Completion::Ready { token: B, .. }]));
     });
     drop(peer);
+}
+
+#[test]
+fn a_poller_is_opened_by_its_name() {
+    for (name, expected) in [("auto", "epoll"), ("epoll", "epoll")] {
+        let kind: PollerKind = name.parse().unwrap();
+        assert_eq!(poller::open(kind).unwrap().name(), expected);
+    }
+    let error = "kqueue".parse::<PollerKind>().unwrap_err();
+    assert_eq!(error, "expected a poller of auto, epoll or io_uring, not \"kqueue\"");
+    // Where there is none, the error says what to do.
+    match poller::open(PollerKind::IoUring) {
+        Ok(poller) => assert_eq!(poller.name(), "io_uring"),
+        Err(error) => assert!(error.to_string().contains("use epoll"), "{error}"),
+    }
 }
 
 // ---------------------------------------------------------------- the simulated network alone

@@ -87,19 +87,26 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def events(scope: Scope, receive: Receive, send: Send) -> None:
-    """Server-sent events, for as long as somebody listens: `send` raises OSError once nobody does."""
+    """Server-sent events, for as long as somebody listens."""
     await start(send, b"text/event-stream")
+    gone = asyncio.ensure_future(disconnected(receive))
     Counters.streams += 1
     try:
         due_s = time.monotonic()
-        while True:
+        while not gone.done():
             await send_more(send, f"data: {json.dumps(tick(due_s))}\n\n".encode())
             due_s = max(due_s + TICK_INTERVAL_S, time.monotonic())
-            await asyncio.sleep(due_s - time.monotonic())
+            await asyncio.wait([gone], timeout=due_s - time.monotonic())
     except OSError:
-        pass
+        pass  # What `send` raises once nobody listens.
     finally:
         Counters.streams -= 1
+        gone.cancel()
+
+
+async def disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def tick(due_s: float) -> dict[str, float]:

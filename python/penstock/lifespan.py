@@ -38,7 +38,8 @@ class Lifespan:
         self._messages.put_nowait({"type": "lifespan.startup"})
         await self._started.wait()
         if self._failure is not None:
-            raise StartupError(f"application startup failed: {self._failure}" if self._failure else "application startup failed")
+            reason = f": {self._failure}" if self._failure else ""
+            raise StartupError(f"application startup failed{reason}")
         if self._error is not None and not self._answered:
             self._unsupported(self._error)
         logs.error_logger.info("Application startup complete.")
@@ -81,7 +82,8 @@ class Lifespan:
     async def _send(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         phase, _, outcome = kind.removeprefix("lifespan.").partition(".")
-        if not kind.startswith("lifespan.") or phase not in ("startup", "shutdown") or outcome not in ("complete", "failed"):
+        known = phase in ("startup", "shutdown") and outcome in ("complete", "failed")
+        if not known or not kind.startswith("lifespan."):
             raise RuntimeError(f"a lifespan sends lifespan.startup.complete and the like, not {kind!r}")
         self._answered = True
         if outcome == "failed":

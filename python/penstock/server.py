@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from . import _core, importer, listener, logs
@@ -77,16 +77,12 @@ class Worker:
             loop.reactor,
             self.app,
             loop,
+            config,
             listeners=[("http", _scope_address(each)) for each in self.listeners],
             report=_report,
             on_quiet=self._quiet.set,
             state=state,
-            root_path=config.root_path,
-            keep_alive_s=config.timeout_keep_alive_s,
             access_log=_access_log(config),
-            server_header=config.server_header,
-            date_header=config.date_header,
-            cancel_on_disconnect=config.cancel_on_disconnect,
         )
         loop.reactor.attach_asgi(server)
         for each in self.listeners:
@@ -101,7 +97,9 @@ class Worker:
             logs.error_logger.info("Waiting for connections to close. (CTRL+C to force quit)")
         if await self._is_quiet_within(self.config.timeout_graceful_shutdown_s):
             return
-        logs.error_logger.warning("Cancelling %d requests that did not finish in time", loop.reactor.requests_in_progress)
+        logs.error_logger.warning(
+            "Cancelling %d requests that did not finish in time", loop.reactor.requests_in_progress
+        )
         for task in server.suspended_tasks():
             task.cancel("the server is shutting down")
         self._hurry.clear()
@@ -115,7 +113,7 @@ class Worker:
         return self._quiet.is_set()
 
     @contextlib.contextmanager
-    def _stopping_on_signals(self, loop: EventLoop) -> Iterator[None]:
+    def _stopping_on_signals(self, loop: EventLoop) -> Generator[None]:
         """Only the main thread may handle signals; elsewhere whoever started the server stops it."""
         if threading.current_thread() is not threading.main_thread():
             yield

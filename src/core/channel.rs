@@ -37,14 +37,14 @@ pub struct ChannelFlags {
     pub lingering: bool,
     /// Closed already, in the list of those to be removed.
     pub closed: bool,
-    /// Bytes have come or gone since somebody last asked.
-    pub progressed: bool,
 }
 
 pub struct Channel<C> {
     pub fd: RawFd,
     pub kind: ChannelKind,
     pub flags: ChannelFlags,
+    /// Bytes sent since somebody last asked; saturates.
+    pub progress_bytes: u32,
     pub timer: TimerLink,
     pub output: Option<Box<SegmentQueue>>,
     pub state: C,
@@ -52,7 +52,19 @@ pub struct Channel<C> {
 
 impl<C> Channel<C> {
     pub fn new(fd: RawFd, kind: ChannelKind, state: C) -> Self {
-        Channel { fd, kind, flags: ChannelFlags::default(), timer: TimerLink::default(), output: None, state }
+        Channel {
+            fd,
+            kind,
+            flags: ChannelFlags::default(),
+            progress_bytes: 0,
+            timer: TimerLink::default(),
+            output: None,
+            state,
+        }
+    }
+
+    pub fn count_progress(&mut self, bytes: usize) {
+        self.progress_bytes = self.progress_bytes.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
     }
 
     pub fn queued_bytes(&self) -> usize {

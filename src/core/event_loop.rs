@@ -59,6 +59,10 @@ pub trait Service {
     fn ended(&mut self, io: &mut Io<Self::Connection>, token: Token);
     /// The output fell to the low watermark, after `Io::want_drained`.
     fn drained(&mut self, io: &mut Io<Self::Connection>, token: Token);
+    /// A send could not take everything: the peer does not read, or not as fast.
+    fn blocked(&mut self, _io: &mut Io<Self::Connection>, _token: Token) {}
+    /// What was blocked has left, all of it.
+    fn unblocked(&mut self, _io: &mut Io<Self::Connection>, _token: Token) {}
     /// The deadline passed.
     fn expired(&mut self, io: &mut Io<Self::Connection>, token: Token);
     /// The connection is gone; the last call for it. `token` is stale already.
@@ -79,6 +83,8 @@ pub struct Io<C> {
     dirty: Vec<Token>,
     closed: VecDeque<(Token, CloseReason)>,
     buffers: BufferPool,
+    /// Boxed, as channels hold them: a slot has room for a pointer only.
+    #[expect(clippy::vec_box)]
     free_queues: Vec<Box<SegmentQueue>>,
     released: Vec<Owner>,
     connections: usize,
@@ -289,17 +295,27 @@ impl<C: Default> Io<C> {
         self.channels.get(token).map_or(0, Channel::queued_bytes)
     }
 
+    /// Bytes sent since this was last asked (at most 4 GiB are counted).
+    pub fn take_progress_bytes(&mut self, token: Token) -> u64 {
+        self.channels.get_mut(token).map_or(0, |channel| u64::from(std::mem::take(&mut channel.progress_bytes)))
+    }
+
+    /// Whether a send is waiting for the peer to make room.
+    pub fn is_blocked(&self, token: Token) -> bool {
+        self.channels.get(token).is_some_and(|channel| channel.flags.sending)
+    }
+
+    /// Whether reading was paused.
+    pub fn is_paused(&self, token: Token) -> bool {
+        self.channels.get(token).is_some_and(|channel| channel.flags.paused)
+    }
+
     /// Tell the service once, through `drained`, when the output is low again; with the next flush if it is already.
     pub fn want_drained(&mut self, token: Token) {
         if let Some(channel) = self.channels.get_mut(token) {
             channel.flags.wants_drained = true;
             mark_dirty(&mut self.dirty, token, channel);
         }
-    }
-
-    /// Whether bytes have come or gone since this was last asked: a deadline's question, before it cuts a slow peer off.
-    pub fn take_progress(&mut self, token: Token) -> bool {
-        self.channels.get_mut(token).is_some_and(|channel| std::mem::take(&mut channel.flags.progressed))
     }
 
     /// Ask for no more bytes of a connection; some may still be on their way.
@@ -316,10 +332,11 @@ impl<C: Default> Io<C> {
     pub fn resume(&mut self, token: Token) {
         if let Some(channel) = self.channels.get_mut(token).filter(|channel| channel.flags.paused) {
             channel.flags.paused = false;
-            if !channel.flags.ended && !channel.flags.closed {
-                if let Err(error) = self.poller.receive(token, channel.fd) {
-                    self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO)));
-                }
+            if !channel.flags.ended
+                && !channel.flags.closed
+                && let Err(error) = self.poller.receive(token, channel.fd)
+            {
+                self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO)));
             }
         }
     }
@@ -384,26 +401,12 @@ impl<C: Default> Io<C> {
         }
     }
 
-    /// Offer every dirty connection's output to the kernel: one system call each.
-    fn flush(&mut self, mut drained: impl FnMut(&mut Self, Token)) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for token in dirty.drain(..) {
-            if let Some(channel) = self.channels.get_mut(token) {
-                channel.flags.dirty = false;
-                self.flush_one(token);
-                self.tell_if_drained(token, &mut drained);
-            }
-        }
-        // What was made dirty meanwhile keeps its place in the new list; keep the larger allocation.
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
-        }
-    }
-
-    fn flush_one(&mut self, token: Token) {
-        let Some(channel) = self.channels.get_mut(token) else { return };
+    /// Offer a connection's output to the kernel, in one system call. True: it could not take everything.
+    fn send_output(&mut self, token: Token) -> bool {
+        let Some(channel) = self.channels.get_mut(token) else { return false };
+        channel.flags.dirty = false;
         if channel.flags.closed || channel.flags.sending {
-            return;
+            return false;
         }
         if let Some(mut queue) = channel.output.take_if(|queue| queue.is_empty()) {
             queue.clear(&mut self.buffers, &mut self.released);
@@ -411,7 +414,6 @@ impl<C: Default> Io<C> {
         } else if let Some(queue) = &mut channel.output {
             match self.poller.send(token, channel.fd, queue) {
                 Ok(SendOutcome::Done(bytes)) => {
-                    channel.flags.progressed = true;
                     self.counters.bytes_sent.add(bytes as u64);
                     queue.advance(bytes, &mut self.buffers, &mut self.released);
                     if let Some(queue) = channel.output.take() {
@@ -419,19 +421,19 @@ impl<C: Default> Io<C> {
                     }
                 }
                 Ok(SendOutcome::Blocked(bytes)) => {
-                    channel.flags.progressed |= bytes > 0;
                     self.counters.bytes_sent.add(bytes as u64);
                     self.counters.sends_blocked.add(1);
                     queue.advance(bytes, &mut self.buffers, &mut self.released);
                     queue.begin_flight();
                     channel.flags.sending = true;
+                    channel.count_progress(bytes);
+                    return true;
                 }
-                Err(error) => {
-                    return self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO)));
-                }
+                Err(error) => self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
             }
         }
         self.close_if_flushed(token);
+        false
     }
 
     fn keep_queue(&mut self, queue: Box<SegmentQueue>) {
@@ -458,13 +460,15 @@ impl<C: Default> Io<C> {
         self.resume(token);
     }
 
-    fn tell_if_drained(&mut self, token: Token, drained: &mut impl FnMut(&mut Self, Token)) {
-        if let Some(channel) = self.channels.get_mut(token) {
-            if channel.flags.wants_drained && !channel.flags.closed && channel.queued_bytes() <= LOW_WATERMARK_BYTES {
-                channel.flags.wants_drained = false;
-                drained(self, token);
-            }
+    /// Whether the service is to be told, now, that the output is low again.
+    fn take_drained(&mut self, token: Token) -> bool {
+        let Some(channel) = self.channels.get_mut(token) else { return false };
+        let drained =
+            channel.flags.wants_drained && !channel.flags.closed && channel.queued_bytes() <= LOW_WATERMARK_BYTES;
+        if drained {
+            channel.flags.wants_drained = false;
         }
+        drained
     }
 
     /// Take a closed channel out of everything it is in.
@@ -646,8 +650,14 @@ impl<S: Service> EventLoop<S> {
     /// Send what is dirty and bury what is closed.
     pub fn flush(&mut self) {
         if !self.io.dirty.is_empty() {
-            let service = &mut self.service;
-            self.io.flush(|io, token| service.drained(io, token));
+            let mut dirty = std::mem::take(&mut self.io.dirty);
+            for token in dirty.drain(..) {
+                self.flush_one(token);
+            }
+            // What was made dirty meanwhile keeps its place in the new list; else keep the larger allocation.
+            if self.io.dirty.is_empty() {
+                self.io.dirty = dirty;
+            }
         }
         while let Some((token, reason)) = self.io.closed.pop_front() {
             if matches!(reason, CloseReason::Failed(_)) {
@@ -656,6 +666,15 @@ impl<S: Service> EventLoop<S> {
             if let Some(state) = self.io.remove(token, reason) {
                 self.service.closed(&mut self.io, token, state, reason);
             }
+        }
+    }
+
+    fn flush_one(&mut self, token: Token) {
+        if self.io.send_output(token) {
+            self.service.blocked(&mut self.io, token);
+        }
+        if self.io.take_drained(token) {
+            self.service.drained(&mut self.io, token);
         }
     }
 
@@ -706,8 +725,7 @@ impl<S: Service> EventLoop<S> {
     fn dispatch_received(&mut self, token: Token, lease: Lease) {
         match self.io.channels.get_mut(token) {
             Some(channel) if channel.flags.closed || channel.flags.closing => {}
-            Some(channel) => {
-                channel.flags.progressed = true;
+            Some(_) => {
                 self.io.counters.bytes_received.add(lease.len() as u64);
                 self.service.received(&mut self.io, token, lease);
             }
@@ -733,14 +751,15 @@ impl<S: Service> EventLoop<S> {
     fn dispatch_sent(&mut self, token: Token, bytes: usize) {
         let Some(channel) = self.io.channels.get_mut(token) else { return self.io.counters.stale_completions.add(1) };
         channel.flags.sending = false;
-        channel.flags.progressed |= bytes > 0;
+        channel.count_progress(bytes);
         if let Some(queue) = &mut channel.output {
             self.io.counters.bytes_sent.add(bytes as u64);
             queue.advance(bytes, &mut self.io.buffers, &mut self.io.released);
         }
-        self.io.flush_one(token);
-        let service = &mut self.service;
-        self.io.tell_if_drained(token, &mut |io, token| service.drained(io, token));
+        self.flush_one(token);
+        if !self.io.is_blocked(token) {
+            self.service.unblocked(&mut self.io, token);
+        }
     }
 
     fn dispatch_ready(&mut self, token: Token, readiness: Readiness) {

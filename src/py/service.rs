@@ -41,9 +41,21 @@ impl Service for PyService {
         }
     }
 
-    fn drained(&mut self, io: &mut PyIo, token: Token) {
+    fn drained(&mut self, _io: &mut PyIo, token: Token) {
         if let Some(http) = &mut self.http {
-            http.drained(io, token);
+            http.drained(token);
+        }
+    }
+
+    fn blocked(&mut self, io: &mut PyIo, token: Token) {
+        if let Some(http) = &mut self.http {
+            http.blocked(io, token);
+        }
+    }
+
+    fn unblocked(&mut self, io: &mut PyIo, token: Token) {
+        if let Some(http) = &mut self.http {
+            http.unblocked(io, token);
         }
     }
 

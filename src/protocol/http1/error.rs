@@ -68,8 +68,11 @@ refusals! {
     BAD_TRANSFER_ENCODING = 400, "The last transfer coding of a request must be chunked, once.";
     UNKNOWN_TRANSFER_ENCODING = 501, "The only transfer coding this server knows is chunked.";
     CODING_IN_1_0 = 400, "HTTP/1.0 has no Transfer-Encoding.";
+    BODY_TIMEOUT = 408, "The request's body did not arrive, or too slowly.";
+    OVERLOADED = 503, "The server has as many requests in progress as it takes; try again soon.";
+    TOO_MANY_CONNECTIONS = 503, "The server has as many connections as it takes; try again soon.";
+    APPLICATION_FAILED = 500, "The application failed to answer this request.";
     HEAD_TIMEOUT = 408, "The request's head did not arrive in time.";
-    BODY_TIMEOUT = 408, "The request's body did not arrive in time.";
     UNKNOWN_EXPECTATION = 417, "The only expectation this server knows is 100-continue.";
 
     BAD_CHUNK_SIZE = 400, "A chunk's size must be 1 to 16 hexadecimal digits.";

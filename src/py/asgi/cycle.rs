@@ -46,6 +46,8 @@ struct State {
     /// Its task, once it has been suspended.
     task: Option<Py<PyAny>>,
     disconnected: bool,
+    /// `receive` has given `http.disconnect`: whether it goes on is the application's choice.
+    told_disconnected: bool,
 }
 
 /// How far the application is with its response.
@@ -68,7 +70,10 @@ pub(super) enum Ending {
     Unstarted,
     Unfinished,
     Complete,
+    /// The connection is gone.
     Disconnected,
+    /// The peer sends no more, the application was told so, and left it at that.
+    Abandoned,
 }
 
 /// What a waiting `receive` or `send` finds when it looks.
@@ -99,6 +104,7 @@ impl HttpCycle {
         let ending = match state.phase {
             Phase::Complete => Ending::Complete,
             _ if state.disconnected => Ending::Disconnected,
+            _ if state.told_disconnected => Ending::Abandoned,
             Phase::Unstarted | Phase::Started { .. } => Ending::Unstarted,
             Phase::Body => Ending::Unfinished,
         };
@@ -170,13 +176,20 @@ impl HttpCycle {
             self.with_http(py, |http, io| http.take_body(io, self.token, |data, more| (body_bytes(py, data), more)))?;
         match taken {
             Take::Taken((body, more)) => Ok(Look::Ready(request_message(py, body, more)?)),
-            Take::Disconnected => Ok(Look::Ready(disconnect_message(py)?)),
+            Take::Disconnected => Ok(Look::Ready(self.disconnect_message(py)?)),
             Take::Wait => {
                 let future = self.server.get().new_future(py)?.unbind();
                 self.state.enter()?.receive_waiter = Some(future.clone_ref(py));
                 Ok(Look::Wait(future))
             }
         }
+    }
+
+    fn disconnect_message(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.state.enter()?.told_disconnected = true;
+        let message = PyDict::new(py);
+        message.set_item(names::kind(py), names::http_disconnect(py))?;
+        Ok(message.into_any().unbind())
     }
 
     fn look_for_room(&self, py: Python<'_>) -> PyResult<Look> {
@@ -272,7 +285,7 @@ impl HttpCycle {
             this.with_http(py, |http, io| http.take_body(io, this.token, |data, more| (body_bytes(py, data), more)))?;
         match taken {
             Take::Taken((body, more)) => Reply::value(py, request_message(py, body, more)?),
-            Take::Disconnected => Reply::value(py, disconnect_message(py)?),
+            Take::Disconnected => Reply::value(py, this.disconnect_message(py)?),
             Take::Wait => Reply::waiting(py, slf.clone().unbind(), Awaited::Message),
         }
     }
@@ -459,12 +472,6 @@ fn request_message(py: Python<'_>, body: Py<PyBytes>, more: bool) -> PyResult<Py
     message.set_item(names::kind(py), names::http_request(py))?;
     message.set_item(names::body(py), body)?;
     message.set_item(names::more_body(py), more)?;
-    Ok(message.into_any().unbind())
-}
-
-fn disconnect_message(py: Python<'_>) -> PyResult<Py<PyAny>> {
-    let message = PyDict::new(py);
-    message.set_item(names::kind(py), names::http_disconnect(py))?;
     Ok(message.into_any().unbind())
 }
 

@@ -79,11 +79,11 @@ impl Reply {
         mut steps: Option<Py<PyAny>>,
     ) -> PyResult<Result<Py<PyAny>, Py<PyAny>>> {
         loop {
-            if let Some(waiting) = steps.take() {
-                if let Some(future) = send_none(py, waiting.bind(py))? {
-                    *self.state.enter()? = State::Waiting { cycle, what, steps: Some(waiting) };
-                    return Ok(Ok(future));
-                }
+            if let Some(waiting) = steps.take()
+                && let Some(future) = send_none(py, waiting.bind(py))?
+            {
+                *self.state.enter()? = State::Waiting { cycle, what, steps: Some(waiting) };
+                return Ok(Ok(future));
             }
             match HttpCycle::look(cycle.bind(py), what)? {
                 Look::Ready(value) => return Ok(Err(value)),

@@ -61,4 +61,6 @@ pub struct HttpConnection {
     pub(super) listener: u16,
     /// It has sent a request, or a part of one.
     pub(super) greeted: bool,
+    /// Counted against its address.
+    pub(super) counted: bool,
 }

@@ -1,5 +1,7 @@
 //! An Exchange is one request and its response while they last. It owns the bytes that wait for either side.
 
+use super::error_page::PageStyle;
+use super::input::Took;
 use crate::core::buffer::Lease;
 use crate::protocol::http1::{
     BodyDecoder, BodyFraming, BodyMode, BodyWriter, HeadScanner, HttpError, Limits, RequestHead,
@@ -43,6 +45,9 @@ pub(super) struct Exchange {
     /// Body bytes that nobody has taken yet: a slice of this turn's arena, or a copy.
     pub body_lease: Option<Lease>,
     pub body: Vec<u8>,
+    /// Body bytes in all, and since the deadline was last looked at.
+    pub body_received: u64,
+    pub body_received_in_window: u64,
     /// In the server's list of exchanges with a `body_lease`.
     pub listed_as_leased: bool,
     /// The application was given the last of the body.
@@ -51,6 +56,8 @@ pub(super) struct Exchange {
     pub receive_waiting: bool,
     /// The client was told to send its body, or began by itself.
     pub is_continued: bool,
+    /// Body bytes thrown away after the response.
+    pub unread: u64,
     pub is_head: bool,
     pub keep_alive: bool,
     pub peer_ended: bool,
@@ -74,10 +81,13 @@ impl Default for Exchange {
             decoder: BodyDecoder::new(BodyFraming::None),
             body_lease: None,
             body: Vec::new(),
+            body_received: 0,
+            body_received_in_window: 0,
             listed_as_leased: false,
             body_delivered: false,
             receive_waiting: false,
             is_continued: false,
+            unread: 0,
             is_head: false,
             keep_alive: true,
             peer_ended: false,
@@ -89,6 +99,8 @@ impl Default for Exchange {
     }
 }
 
+/// Of a body that the application left unread, so much is read out to keep the connection.
+const MAX_UNREAD_BYTES: u64 = 64 * 1024;
 /// A buffer larger than this is not kept for the next request.
 const KEPT_BYTES: usize = 16 * 1024;
 
@@ -107,8 +119,9 @@ impl Exchange {
         self.scanner = HeadScanner::default();
         self.body_lease = None;
         empty(&mut self.body);
+        (self.body_received, self.body_received_in_window) = (0, 0);
         (self.body_delivered, self.receive_waiting, self.is_continued) = (false, false, false);
-        (self.is_head, self.keep_alive) = (false, true);
+        (self.is_head, self.keep_alive, self.unread) = (false, true, 0);
         (self.answer, self.status) = (Answer::Unstarted, 0);
         self.request_line.clear();
         self.compact();
@@ -137,19 +150,40 @@ impl Exchange {
         }
     }
 
-    /// Whether the connection can go on after a response that ends now: the request was read to its end.
-    pub fn can_be_followed(&self) -> bool {
-        self.stage == Stage::Whole
+    /// Whether the rest of the request, if the response ended now, would be worth reading for the next one's sake.
+    pub fn can_be_read_out(&self) -> bool {
+        match self.stage {
+            Stage::Head => false,
+            Stage::Whole => true,
+            // A client that waits for `100 Continue` may send the body or not: what comes next could be either.
+            Stage::Body if self.head.expect_continue && !self.is_continued => false,
+            Stage::Body => match self.decoder {
+                BodyDecoder::Length { remaining } => remaining <= MAX_UNREAD_BYTES,
+                BodyDecoder::Chunked(_) => true,
+            },
+        }
     }
 
     /// Whether it may still become so, if the response goes on (`whole`: it does not).
     pub fn may_be_followed(&self, whole: bool) -> bool {
-        self.can_be_followed() || !whole && (self.is_continued || !self.head.expect_continue)
+        self.can_be_read_out() || !whole && (self.is_continued || !self.head.expect_continue)
     }
 
-    /// The application waits for what the peer has not sent yet.
-    pub fn waits_for_body(&self) -> bool {
-        self.receive_waiting && self.stage == Stage::Body
+    /// The response is complete and nobody wants the rest of the body: read it out, within bounds.
+    pub fn throw_body_away(&mut self) -> Result<Took, HttpError> {
+        self.unread += self.body_bytes() as u64;
+        self.body_lease = None;
+        self.body.clear();
+        match self.stage {
+            Stage::Whole => Ok(Took::LastUnread),
+            _ if self.unread > MAX_UNREAD_BYTES => Err(HttpError::CONTENT_TOO_LARGE),
+            _ => Ok(Took::All),
+        }
+    }
+
+    /// How the server's own pages about this request should look.
+    pub fn page_style(&self) -> PageStyle {
+        PageStyle::accepted(self.head.header(self.head_slice(), "accept"))
     }
 
     /// A request was parsed, and its response is not complete.
@@ -211,6 +245,7 @@ impl Exchange {
         while self.at < self.raw.len() && self.stage == Stage::Body {
             let decoded = self.decoder.decode(&self.raw[self.at..])?;
             self.settle();
+            self.count_body(decoded.data.len());
             self.is_continued |= decoded.consumed > 0;
             self.body.extend_from_slice(&self.raw[self.at + decoded.data.start..self.at + decoded.data.end]);
             self.at += decoded.consumed;
@@ -223,6 +258,7 @@ impl Exchange {
     }
 
     fn keep_body(&mut self, data: Lease) {
+        self.count_body(data.len());
         if data.is_empty() {
         } else if self.body_lease.is_none() && self.body.is_empty() {
             self.body_lease = Some(data);
@@ -231,6 +267,11 @@ impl Exchange {
             // SAFETY: the lease is of this turn.
             self.body.extend_from_slice(unsafe { data.as_slice() });
         }
+    }
+
+    fn count_body(&mut self, bytes: usize) {
+        self.body_received += bytes as u64;
+        self.body_received_in_window += bytes as u64;
     }
 
     /// Copy what is still leased: the arena is about to be reused.

@@ -6,10 +6,17 @@
 
 mod access_log;
 mod connection;
+mod deadlines;
+mod error_page;
 mod exchange;
+mod input;
+mod output;
 mod service;
+mod settings;
 
 pub use access_log::{AccessLog, AccessLogStyle};
 pub use connection::{HttpConnection, PeerAddress};
 pub use exchange::{RequestView, Take};
-pub use service::{Body, HttpEvent, HttpServer, HttpSettings, RespondError};
+pub use output::{Body, RespondError};
+pub use service::{HttpEvent, HttpServer};
+pub use settings::HttpSettings;

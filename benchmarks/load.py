@@ -1,0 +1,81 @@
+"""The load, as the benchmarks speak of it: Penstock's own generator, run in this process and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from measure import BenchError
+from penstock._core import run_http_load
+
+CONNECTIONS = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    path: str = "/"
+    weight: int = 1
+    body_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class TargetLoad:
+    """What one target answered; latencies in microseconds."""
+
+    answers: int
+    fewest_on_one: int
+    most_on_one: int
+    latency_us: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run found. Every request of it was answered whole, with status 200."""
+
+    answers: int
+    rate: float
+    latency_us: dict[str, float]
+    targets: list[TargetLoad]
+
+
+def http_load(
+    port: int, targets: list[Target], *, seconds: float, rate: float | None = None, connections: int = CONNECTIONS
+) -> Load:
+    """Load the server on this port. Raises BenchError unless every request was answered with what was expected."""
+    try:
+        found: dict[str, Any] = run_http_load(
+            "127.0.0.1",
+            port,
+            targets=[(target.path, target.weight, target.body_bytes) for target in targets],
+            connections=connections,
+            rate=rate,
+            duration_s=seconds,
+        )
+    except ConnectionError as error:
+        raise BenchError(str(error)) from error
+    check_errors(found)
+    for target, answered in zip(targets, found["targets"], strict=True):
+        check_echo(target, answered)
+    if not found["answers"]:
+        raise BenchError(f"no answer at all within {seconds:g} s")
+    return Load(found["answers"], found["rate"], found["latency_us"], [target_load(t) for t in found["targets"]])
+
+
+def target_load(found: dict[str, Any]) -> TargetLoad:
+    return TargetLoad(found["answers"], found["fewest_on_one"], found["most_on_one"], found["latency_us"])
+
+
+def check_errors(found: dict[str, Any]) -> None:
+    if not found["errors"]:
+        return
+    kinds = {kind: count for target in found["targets"] for kind, count in target["errors"].items() if count}
+    first = next(target["first_error"] for target in found["targets"] if target["first_error"])
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    raise BenchError(f"{found['errors']} requests failed ({counts}) beside {found['answers']} answers: {first}")
+
+
+def check_echo(target: Target, found: dict[str, Any]) -> None:
+    """What was posted comes back, all of it."""
+    expected = target.body_bytes * found["answers"]
+    if target.body_bytes and found["body_bytes"] != expected:
+        raise BenchError(f"expected {expected} bytes echoed in {found['answers']} answers, got {found['body_bytes']}")

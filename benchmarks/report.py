@@ -1,0 +1,155 @@
+"""The report: what was promised and found, every figure beside its spread, and where it all comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bars import BARS, Bar, Results, Spread, Verdict, ratios
+from provenance import Provenance
+from works import METRICS, WORKS, Case, Effort, Figures, Work
+
+Rounds = Mapping[int, Figures]
+
+
+@dataclass
+class Findings:
+    """Everything that one run of the benchmarks found."""
+
+    provenance: Provenance
+    effort: Effort
+    rounds: int
+    placement: str
+    works: list[str]
+    results: dict[str, dict[str, dict[int, Figures]]] = field(default_factory=dict[str, dict[str, dict[int, Figures]]])
+    # Servers that are not here, and why.
+    skipped: dict[str, str] = field(default_factory=dict[str, str])
+    # By "work: server", the first thing that went wrong; such a server is not measured further in that work.
+    failures: dict[str, str] = field(default_factory=dict[str, str])
+    notes: list[str] = field(default_factory=list[str])
+
+    def add(self, case: str, server: str, number: int, figures: Figures) -> None:
+        self.results.setdefault(case, {}).setdefault(server, {})[number] = figures
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+
+def markdown(findings: Findings, plots: Mapping[str, str]) -> str:
+    """The whole report. `plots` are paths by work, relative to where the report will be."""
+    parts = [
+        "# Benchmarks\n",
+        "Penstock beside its peers, on one machine in one run; `make bench` takes all of this again.\n",
+        provenance_lines(findings),
+        "## What was promised, and what was found\n",
+        verdict_table(findings.results),
+        "A figure is the median of its rounds with their range. A bar that lies inside the range is undecided.\n",
+        *(work_section(WORKS[name], findings.results, plots.get(name)) for name in findings.works),
+        METHOD,
+        *troubles(findings),
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+METHOD = """\
+## How it is measured
+
+- Servers run in random order, every one once a round, each as one worker on one processor; the load has another.
+  Figures are divided by each other only within a round.
+- Cost is the CPU time of the server's whole process tree, in user and kernel mode, divided by its answers.
+- A closed loop asks again as soon as it is answered, so a slow server gets fuller batches than a fast one, which
+  flatters the slow. At a fixed rate all get the same, and each latency counts from when its request was due.
+- The load is Penstock's own generator (`src/load/`): every answer's status and length is checked, and one failure
+  fails the measurement.
+- User bytes per connection are anonymous and shared pages grown from before the connections were opened
+  (`Pss_Anon` and `Pss_Shmem`), without the kernel's sockets. Afterwards every connection has to answer again.
+"""
+
+
+def provenance_lines(findings: Findings) -> str:
+    origin, effort = findings.provenance, findings.effort
+    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items()) or "none installed"
+    taken = f"{count(findings.rounds, 'round')} of {effort.seconds:g} s after {effort.warm_up_s:g} s of warm-up"
+    lines = [
+        f"- Date: {origin.date}",
+        f"- Machine: {origin.cpu}; {origin.kernel}",
+        f"- Penstock {origin.penstock}, commit {origin.commit}, {origin.python}",
+        f"- Peers: {versions}",
+        f"- Command: `{origin.command}`",
+        f"- Effort: {taken}; {findings.placement}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def verdict_table(results: Results) -> str:
+    rows = [verdict_row(bar, results) for bar in BARS]
+    return table(("work", "promise", "bar", "aim", "found", "verdict"), rows, right=(2, 3))
+
+
+def verdict_row(bar: Bar, results: Results) -> tuple[str, ...]:
+    values = bar.values(results)
+    verdict = bar.judge(values)
+    shown = f"**{verdict.value}**" if verdict is Verdict.MISS else verdict.value
+    limit = f"<= {bar.at_most:g}" if bar.at_most is not None else f">= {bar.at_least:g}"
+    found = spread_text(Spread.of(values), 2, bar.versus is not None) if values else "-"
+    return bar.case, bar.promise, limit, "-" if bar.aim is None else f"{bar.aim:g}", found, shown
+
+
+def spread_text(spread: Spread, decimals: int, is_ratio: bool) -> str:
+    mark = "x" if is_ratio else ""
+    if spread.least == spread.most:
+        return f"{spread.median:,.{decimals}f}{mark}"
+    return f"{spread.median:,.{decimals}f}{mark} ({spread.least:,.{decimals}f}-{spread.most:,.{decimals}f})"
+
+
+def work_section(work: Work, results: Results, plot: str | None) -> str:
+    parts = [f"## {work.name}: {work.title}\n"]
+    parts += [case_table(work, case, results[case.name]) for case in work.cases if case.name in results]
+    if plot:
+        parts.append(f"![{work.title}]({plot})\n")
+    return "\n".join(parts) if len(parts) > 1 else parts[0] + "\nNothing was measured.\n"
+
+
+def case_table(work: Work, case: Case, rows: Mapping[str, Rounds]) -> str:
+    """Servers by what they cost, cheapest first."""
+    metrics = [name for name in METRICS if any(name in figures for figures in first_figures(rows))]
+    cost = next(name for name in metrics if METRICS[name].is_cost)
+    by_cost = sorted(rows, key=lambda server: Spread.of(column(rows[server], cost)).median)
+    head = (case.name, *(METRICS[name].label for name in metrics), "against penstock")
+    body = [server_row(server, metrics, cost, rows) for server in by_cost]
+    return table(head, body, right=range(1, len(head)))
+
+
+def server_row(server: str, metrics: list[str], cost: str, rows: Mapping[str, Rounds]) -> tuple[str, ...]:
+    cells = [spread_text(Spread.of(column(rows[server], name)), METRICS[name].decimals, False) for name in metrics]
+    paired = ratios(rows[server], rows.get("penstock", {}), cost)
+    ratio = spread_text(Spread.of(paired), 2, True) if paired else "-"
+    return (f"**{server}**" if server == "penstock" else server, *cells, ratio)
+
+
+def first_figures(rows: Mapping[str, Rounds]) -> Iterable[Figures]:
+    return (next(iter(rounds.values())) for rounds in rows.values())
+
+
+def column(rounds: Mapping[int, Figures], metric: str) -> list[float]:
+    return [figures[metric] for figures in rounds.values()]
+
+
+def troubles(findings: Findings) -> list[str]:
+    lines = [f"- {name} was skipped: {why}" for name, why in sorted(findings.skipped.items())]
+    lines += [f"- {name} failed: {why}" for name, why in sorted(findings.failures.items())]
+    lines += [f"- {note}" for note in findings.notes]
+    return ["## What to know besides\n", "\n".join(lines) + "\n"] if lines else []
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], right: Iterable[int] = ()) -> str:
+    head, right = list(head), set(right)
+    rule = ["---:" if index in right else "---" for index in range(len(head))]
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, rule, *map(list, rows))]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,253 @@
+"""The works: what each server is asked to do, and what is read off it. A new work is one function and one entry.
+
+A work's figures are a flat mapping of metric to number; METRICS says what each means and how it is shown.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from load import CONNECTIONS, Target, http_load
+from measure import BenchError, Running
+
+Figures = dict[str, float]
+
+POST_BYTES = 10 * 1024
+
+
+@dataclass(frozen=True)
+class Metric:
+    label: str
+    decimals: int
+    # What is judged first, and divided by Penstock's in the tables.
+    is_cost: bool = False
+
+
+METRICS = {
+    "cost_us": Metric("server CPU per request, us", 2, is_cost=True),
+    "bytes_per_connection": Metric("user bytes per connection", 0, is_cost=True),
+    "fast_p99_ms": Metric("p99 of the fast, ms", 1, is_cost=True),
+    "rate": Metric("answers/s", 0),
+    "p50_us": Metric("p50, us", 0),
+    "p99_us": Metric("p99, us", 0),
+    "p99_9_us": Metric("p99.9, us", 0),
+    "max_us": Metric("max, us", 0),
+    "fast_max_ms": Metric("slowest of the fast, ms", 1),
+    "fast_evenness": Metric("least served fast connection / most served", 2),
+    "slow_p50_ms": Metric("p50 of the slow, ms", 1),
+    "slow_rate": Metric("slow answers/s", 1),
+    "connections": Metric("connections held", 0),
+    "idle_cpu_percent": Metric("idle CPU, % of a core", 2),
+}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on each measurement."""
+
+    seconds: float
+    warm_up_s: float
+    idle_connections: int
+    # How long a server may tidy up before its memory is read.
+    settle_s: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of servers side by side, such as one rate of the work `rate`."""
+
+    name: str
+    rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    name: str
+    title: str
+    app: str
+    servers: tuple[str, ...]
+    measure: Callable[[Running, Case, Effort], Figures]
+    cases: tuple[Case, ...]
+    # What its plot shows.
+    plotted: tuple[str, ...] = ("cost_us",)
+    # On one processor, with the load on the other.
+    pinned: bool = True
+    # The same in every round, so that one is enough.
+    once: bool = False
+
+
+def measure_load(server: Running, targets: list[Target], rate: float | None, effort: Effort) -> Figures:
+    """Warm the server up, then load it: CPU time of its whole tree for each answer, and latencies."""
+    http_load(server.port, targets, seconds=effort.warm_up_s, rate=rate)
+    before_s = server.cpu_seconds()
+    load = http_load(server.port, targets, seconds=effort.seconds, rate=rate)
+    spent_s = server.cpu_seconds() - before_s
+    latency = load.latency_us
+    return {
+        "cost_us": spent_s / load.answers * 1e6,
+        "rate": load.rate,
+        "p50_us": latency["p50"],
+        "p99_us": latency["p99"],
+        "p99_9_us": latency["p99_9"],
+        "max_us": latency["max"],
+    }
+
+
+def measure_get(server: Running, case: Case, effort: Effort) -> Figures:
+    return measure_load(server, [Target("/")], case.rate, effort)
+
+
+def measure_post(server: Running, case: Case, effort: Effort) -> Figures:
+    return measure_load(server, [Target("/", body_bytes=POST_BYTES)], case.rate, effort)
+
+
+def measure_fairness(server: Running, case: Case, effort: Effort) -> Figures:
+    """One connection asks for 50 ms of CPU, again and again; the 63 others for a greeting."""
+    targets = [Target("/slow", weight=1), Target("/fast", weight=CONNECTIONS - 1)]
+    http_load(server.port, targets, seconds=effort.warm_up_s)
+    slow, fast = http_load(server.port, targets, seconds=effort.seconds).targets
+    return {
+        "fast_p99_ms": fast.latency_us["p99"] / 1e3,
+        "fast_max_ms": fast.latency_us["max"] / 1e3,
+        "fast_evenness": fast.fewest_on_one / max(fast.most_on_one, 1),
+        "slow_p50_ms": slow.latency_us["p50"] / 1e3,
+        "slow_rate": slow.answers / effort.seconds,
+        "rate": fast.answers / effort.seconds,
+    }
+
+
+IDLE_REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+GREETING = b"Hello, World!"
+IDLE_BATCH = 50
+IDLE_STEPS = 3
+
+
+def measure_idle(server: Running, case: Case, effort: Effort) -> Figures:
+    """Open connections in steps, each asking once; what the server grew by; then every one must answer again."""
+    connections: list[socket.socket] = []
+    try:
+        for first in open_connections(server.port, IDLE_BATCH):
+            first.close()
+        time.sleep(effort.settle_s)
+        before_bytes = server.own_bytes()
+        for step in range(1, IDLE_STEPS + 1):
+            while (lacking := effort.idle_connections * step // IDLE_STEPS - len(connections)) > 0:
+                connections += open_connections(server.port, min(IDLE_BATCH, lacking))
+            time.sleep(effort.settle_s)
+        grown_bytes = server.own_bytes() - before_bytes
+        idle_cpu = idle_cpu_share(server, effort.seconds)
+        for start in range(0, len(connections), IDLE_BATCH):
+            ask(connections[start : start + IDLE_BATCH])
+    finally:
+        for connection in connections:
+            connection.close()
+    return {
+        "bytes_per_connection": grown_bytes / len(connections),
+        "connections": len(connections),
+        "idle_cpu_percent": idle_cpu * 100,
+    }
+
+
+def open_connections(port: int, count: int) -> list[socket.socket]:
+    opened = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(count)]
+    ask(opened)
+    return opened
+
+
+def ask(connections: list[socket.socket]) -> None:
+    """One request on each, then one answer from each."""
+    for connection in connections:
+        connection.sendall(IDLE_REQUEST)
+    for connection in connections:
+        check_greeting(connection)
+
+
+def check_greeting(connection: socket.socket) -> None:
+    """A whole greeting, which some servers send in two parts."""
+    answer = b""
+    while not (answer.startswith(b"HTTP/1.1 200") and answer.endswith(GREETING)):
+        part = connection.recv(4096)
+        answer += part
+        if not part:
+            raise BenchError("closed an idle connection, which was expected to answer again")
+        if len(answer) > 4096:
+            raise BenchError(f"an idle connection answered {answer[:40]!r}, expected HTTP/1.1 200 and {GREETING!r}")
+
+
+def idle_cpu_share(server: Running, seconds: float) -> float:
+    before_s, began = server.cpu_seconds(), time.monotonic()
+    time.sleep(seconds)
+    return (server.cpu_seconds() - before_s) / (time.monotonic() - began)
+
+
+ASGI_SERVERS = ("penstock", "uvicorn", "granian")
+
+WORKS = {
+    work.name: work
+    for work in (
+        Work(
+            "http",
+            "GET of 13 bytes, closed loop over 64 connections",
+            "apps:asgi",
+            ("penstock", "nginx", "uvicorn", "granian", "granian-rsgi", "socketify"),
+            measure_get,
+            (Case("http"),),
+        ),
+        Work(
+            "rate",
+            "GET of 13 bytes at the same rate for every server",
+            "apps:asgi",
+            ("penstock", "nginx", "uvicorn", "granian", "socketify"),
+            measure_get,
+            (Case("rate 5000/s", rate=5_000), Case("rate 20000/s", rate=20_000)),
+            plotted=("cost_us", "p99_us"),
+        ),
+        Work(
+            "post",
+            "POST of 10 KiB, echoed by an ASGI application",
+            "apps:asgi",
+            ASGI_SERVERS,
+            measure_post,
+            (Case("post"),),
+        ),
+        Work(
+            "starlette",
+            "GET from a Starlette route",
+            "framework_apps:starlette_app",
+            ASGI_SERVERS,
+            measure_get,
+            (Case("starlette"),),
+        ),
+        Work(
+            "fastapi",
+            "GET from a FastAPI route with a response model",
+            "framework_apps:fastapi_app",
+            ASGI_SERVERS,
+            measure_get,
+            (Case("fastapi"),),
+        ),
+        Work(
+            "idle",
+            "idle keep-alive connections, each after one request",
+            "apps:asgi",
+            ("penstock", "nginx", "uvicorn", "granian", "socketify"),
+            measure_idle,
+            (Case("idle"),),
+            plotted=("bytes_per_connection",),
+            pinned=False,
+            once=True,
+        ),
+        Work(
+            "fairness",
+            "63 fast handlers beside one that burns 50 ms of CPU each time",
+            "apps:fairness",
+            ASGI_SERVERS,
+            measure_fairness,
+            (Case("fairness"),),
+            plotted=("fast_p99_ms",),
+        ),
+    )
+}

@@ -1,0 +1,245 @@
+//! Bytes to requests: each piece of input is understood as far as the connection's stage allows.
+
+use super::error_page::{self, PageStyle};
+use super::exchange::{Answer, Exchange, HeadPlace, RequestView, Stage, Take};
+use super::service::{HttpEvent, HttpIo, HttpServer};
+use crate::core::Token;
+use crate::core::buffer::Lease;
+use crate::core::event_loop::HIGH_WATERMARK_BYTES;
+use crate::protocol::http1::{BodyDecoder, BodyFraming, CONTINUE, HttpError};
+
+/// Body bytes that may wait for an application before reading is paused.
+const MAX_BODY_WAITING_BYTES: usize = HIGH_WATERMARK_BYTES;
+/// Bytes of further (pipelined) requests that may wait before reading is paused.
+const MAX_PIPELINED_BYTES: usize = 64 * 1024;
+
+impl HttpServer {
+    pub fn received(&mut self, io: &mut HttpIo, token: Token, lease: Lease) {
+        let Some(connection) = io.state(token) else { return };
+        connection.greeted = true;
+        let mut exchange = connection.active.take().unwrap_or_else(|| self.spare.pop().unwrap_or_default());
+        let outcome = self.take_bytes(io, token, &mut exchange, lease);
+        self.put_back(io, token, exchange);
+        match outcome {
+            Ok(Took::All) => {}
+            Ok(Took::LastUnread) => self.follow(io, token),
+            Err(error) => self.refuse(io, token, error),
+        }
+        self.answer_refusals(io);
+    }
+
+    fn take_bytes(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        exchange: &mut Exchange,
+        lease: Lease,
+    ) -> Result<Took, HttpError> {
+        let mut rest = lease;
+        if exchange.stage == Stage::Head && exchange.raw.is_empty() {
+            // SAFETY: the lease is of this turn.
+            let bytes = unsafe { lease.as_slice() };
+            match exchange.parse_head(bytes, &self.settings.head)? {
+                Some(end) => {
+                    exchange.head_place = HeadPlace::Leased(lease.slice(0..end));
+                    self.begin(io, token, exchange)?;
+                    rest = lease.slice(end..bytes.len());
+                }
+                None => io.set_deadline(token, self.settings.head_timeout),
+            }
+        }
+        if exchange.stage == Stage::Body && exchange.raw.is_empty() && !rest.is_empty() {
+            rest = exchange.decode_lease(rest)?;
+            self.list_as_leased(token, exchange);
+        }
+        if !rest.is_empty() {
+            // SAFETY: the lease is of this turn.
+            exchange.raw.extend_from_slice(unsafe { rest.as_slice() });
+            self.advance(io, token, exchange)?;
+        }
+        if exchange.answer == Answer::Complete {
+            return exchange.throw_body_away();
+        }
+        self.tell_body(io, token, exchange)?;
+        Ok(Took::All)
+    }
+
+    /// Understand as much of the waiting input as the exchange's stage allows.
+    pub(super) fn advance(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
+        if exchange.stage == Stage::Head && exchange.parse_pending_head(&self.settings.head)? {
+            self.begin(io, token, exchange)?;
+        }
+        if exchange.stage == Stage::Body {
+            exchange.decode_pending()?;
+        }
+        if exchange.stage == Stage::Whole && exchange.pending().len() > MAX_PIPELINED_BYTES {
+            io.pause(token);
+        }
+        Ok(())
+    }
+
+    fn list_as_leased(&mut self, token: Token, exchange: &mut Exchange) {
+        if exchange.body_lease.is_some() && !exchange.listed_as_leased {
+            exchange.listed_as_leased = true;
+            self.leased.push(token);
+        }
+    }
+
+    /// A head is whole: the application's turn, unless the server is full.
+    fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
+        exchange.is_head = exchange.head.method.of(exchange.head_slice()) == b"HEAD";
+        exchange.keep_alive = exchange.head.keep_alive;
+        self.keep_request_line(exchange);
+        let framing = exchange.head.framing;
+        if matches!(framing, BodyFraming::Length(length) if length > self.settings.max_body_bytes) {
+            return Err(HttpError::CONTENT_TOO_LARGE);
+        }
+        exchange.decoder = BodyDecoder::new(framing);
+        if framing.has_body() {
+            exchange.stage = Stage::Body;
+            io.set_deadline(token, self.settings.body_window);
+        } else {
+            exchange.stage = Stage::Whole;
+            io.clear_deadline(token);
+        }
+        io.counters.requests.add(1);
+        self.in_progress += 1;
+        if self.in_progress > self.settings.max_requests_in_progress {
+            self.refusals.push((token, HttpError::OVERLOADED));
+        } else {
+            self.events.push_back(HttpEvent::Request(token));
+        }
+        Ok(())
+    }
+
+    fn keep_request_line(&self, exchange: &mut Exchange) {
+        if self.access_log.is_none() {
+            return;
+        }
+        let mut line = std::mem::take(&mut exchange.request_line);
+        let (head, bytes) = (&exchange.head, exchange.head_slice());
+        line.extend_from_slice(head.method.of(bytes));
+        line.push(b' ');
+        line.extend_from_slice(head.target.of(bytes));
+        line.extend_from_slice(if head.minor_version == 0 { b" HTTP/1.0" } else { b" HTTP/1.1" });
+        exchange.request_line = line;
+    }
+
+    /// Wake an application that waits for the body, and stop reading when it does not keep up.
+    fn tell_body(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
+        if exchange.body_received > self.settings.max_body_bytes {
+            return Err(HttpError::CONTENT_TOO_LARGE);
+        }
+        let there = exchange.body_bytes() > 0 || exchange.stage == Stage::Whole;
+        if exchange.receive_waiting && !exchange.body_delivered && there {
+            exchange.receive_waiting = false;
+            self.events.push_back(HttpEvent::Body(token));
+        }
+        if exchange.body_bytes() > MAX_BODY_WAITING_BYTES {
+            io.pause(token);
+        }
+        Ok(())
+    }
+
+    /// Answer a request that cannot be understood or is not allowed, and close.
+    pub(super) fn refuse(&mut self, io: &mut HttpIo, token: Token, error: HttpError) {
+        io.counters.count_refusal(error.status);
+        let Some(exchange) = self.take_active(io, token) else { return };
+        if exchange.in_progress() {
+            self.in_progress -= 1;
+            self.events.push_back(HttpEvent::Disconnected(token));
+        }
+        if exchange.answer == Answer::Unstarted {
+            let style = if exchange.stage == Stage::Head { PageStyle::Plain } else { exchange.page_style() };
+            let date = self.date(io.now());
+            let mut context = self.context(date.as_ref());
+            context.request_is_head = exchange.is_head;
+            io.append_with(token, |out| error_page::write(out, error, style, context));
+            self.log_refusal(io, token, &exchange, error);
+            io.close(token);
+        } else {
+            // What follows the response cannot be understood, or the response is cut short: visibly.
+            io.abort(token);
+        }
+        self.keep_spare(exchange);
+    }
+
+    fn log_refusal(&mut self, io: &mut HttpIo, token: Token, exchange: &Exchange, error: HttpError) {
+        if self.access_log.is_none() {
+            return;
+        }
+        let peer = self.peer(io, token);
+        if let Some(log) = &mut self.access_log {
+            let line = if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line[..] };
+            log.line(peer, line, error.status);
+        }
+    }
+
+    /// Answer what the server answers by itself.
+    pub(super) fn answer_refusals(&mut self, io: &mut HttpIo) {
+        while let Some((token, error)) = self.refusals.pop() {
+            io.counters.count_refusal(error.status);
+            self.answer_with_page(io, token, error);
+        }
+    }
+
+    /// The peer sends no more. Half-closing after a request is legal: it still gets its answer.
+    pub fn ended(&mut self, io: &mut HttpIo, token: Token) {
+        let Some(connection) = io.state(token) else { return };
+        match &mut connection.active {
+            Some(exchange) if exchange.stage == Stage::Whole => {
+                exchange.peer_ended = true;
+                exchange.receive_waiting = false;
+                self.events.push_back(HttpEvent::Disconnected(token));
+            }
+            Some(exchange) if exchange.stage == Stage::Body => io.abort(token),
+            // The last response may be still leaving.
+            Some(_) | None => io.close(token),
+        }
+    }
+
+    /// The request that `HttpEvent::Request` announced. Only before the next turn.
+    pub fn request<'a>(&self, io: &'a mut HttpIo, token: Token) -> Option<RequestView<'a>> {
+        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).map(Exchange::view)
+    }
+
+    /// Hand over what there is of the body, with whether more follows. `Wait`: an event tells when to ask again.
+    pub fn take_body<R>(&mut self, io: &mut HttpIo, token: Token, deliver: impl FnOnce(&[u8], bool) -> R) -> Take<R> {
+        let Some(connection) = io.state(token) else { return Take::Disconnected };
+        let Some(exchange) = connection.active.as_deref_mut() else { return Take::Disconnected };
+        if !exchange.in_progress() {
+            return Take::Disconnected;
+        }
+        if !exchange.body_delivered && (exchange.body_bytes() > 0 || exchange.stage == Stage::Whole) {
+            let taken = exchange.take_body(deliver);
+            if exchange.stage == Stage::Body || exchange.pending().len() <= MAX_PIPELINED_BYTES {
+                io.resume(token);
+            }
+            return Take::Taken(taken);
+        }
+        if exchange.peer_ended {
+            return Take::Disconnected;
+        }
+        exchange.receive_waiting = true;
+        if exchange.stage == Stage::Body && exchange.head.expect_continue && !exchange.is_continued {
+            exchange.is_continued = true;
+            if exchange.answer == Answer::Unstarted {
+                io.append_with(token, |out| out.extend_from_slice(CONTINUE));
+            }
+        }
+        Take::Wait
+    }
+
+    /// Whether the peer can still be answered.
+    pub fn is_connected(&self, io: &mut HttpIo, token: Token) -> bool {
+        io.state(token).and_then(|connection| connection.active.as_ref()).is_some_and(|exchange| exchange.in_progress())
+    }
+}
+
+/// How a piece of input was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Took {
+    All,
+    /// It held the last of a body that nobody wanted: the connection can go on.
+    LastUnread,
+}

@@ -1,0 +1,235 @@
+//! Responses to bytes: an application's head and body into the connection's output, and what follows the last of it.
+
+use super::connection::PeerAddress;
+use super::error_page;
+use super::exchange::{Answer, Stage};
+use super::service::{DRAIN_IDLE, HttpIo, HttpServer};
+use crate::core::Token;
+use crate::core::buffer::Owner;
+use crate::core::event_loop::LOW_WATERMARK_BYTES;
+use crate::protocol::http1::{BodyWriter, HttpError, ResponseContext, ResponseError, ResponseFraming, ResponseHead};
+
+/// A piece of a response's body.
+pub enum Body<'a> {
+    /// To be copied into the output.
+    Copied(&'a [u8]),
+    /// To be sent from where it is; the owner keeps it there.
+    Borrowed(&'a [u8], Owner),
+}
+
+#[derive(Debug)]
+pub enum RespondError {
+    /// The peer is gone: nothing can be sent.
+    Disconnected,
+    /// The application broke the rules of a response; the message says how.
+    Invalid(ResponseError),
+}
+
+impl HttpServer {
+    /// Begin the response, with the first piece of its body. `whole`: it is the only piece.
+    ///
+    /// `write_headers` adds the application's headers; its error, or one of the response itself, leaves nothing
+    /// written.
+    pub fn start_response<E: From<ResponseError>>(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        status: u16,
+        body_bytes: usize,
+        whole: bool,
+        write_headers: impl FnOnce(&mut ResponseHead<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let date = self.date(io.now());
+        let (server, draining) = (self.settings.server_header, self.draining);
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+            return Ok(());
+        };
+        let context = ResponseContext {
+            request_is_head: exchange.is_head,
+            request_minor: exchange.head.minor_version,
+            keep_alive_wanted: exchange.keep_alive && !draining && exchange.may_be_followed(whole),
+            whole_body_bytes: whole.then_some(body_bytes as u64),
+            date: date.as_ref(),
+            server: server.map(str::as_bytes),
+        };
+        let framing = io.append_with(token, |out| -> Result<ResponseFraming, E> {
+            let mut head = ResponseHead::start(out, status);
+            write_headers(&mut head)?;
+            Ok(head.finish(context)?)
+        });
+        let Some(framing) = framing.transpose()? else { return Ok(()) };
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+            return Ok(());
+        };
+        exchange.answer = Answer::Started;
+        exchange.status = status;
+        exchange.keep_alive = framing.keep_alive;
+        exchange.writer = BodyWriter::new(framing.body);
+        Ok(())
+    }
+
+    /// Send a piece of the body of a response that has begun; how many bytes wait to leave now.
+    pub fn send_body(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        body: Body<'_>,
+        more: bool,
+    ) -> Result<usize, RespondError> {
+        self.write_body(io, token, body, more)?;
+        self.answer_refusals(io);
+        Ok(io.queued_bytes(token))
+    }
+
+    fn write_body(&mut self, io: &mut HttpIo, token: Token, body: Body<'_>, more: bool) -> Result<(), RespondError> {
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+            return Err(give_back(io, body, RespondError::Disconnected));
+        };
+        let mut writer = exchange.writer;
+        let written = match body {
+            Body::Copied(bytes) => io.append_with(token, |out| {
+                writer.write(out, bytes)?;
+                if more { Ok(()) } else { writer.finish(out) }
+            }),
+            // SAFETY: whoever made the Body promised that the owner keeps the bytes.
+            Body::Borrowed(bytes, owner) => unsafe { send_borrowed(io, token, &mut writer, bytes, owner, more) },
+        };
+        match written {
+            None => return Err(RespondError::Disconnected),
+            Some(Err(error)) => return Err(RespondError::Invalid(error)),
+            Some(Ok(())) => {}
+        }
+        if let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) {
+            exchange.writer = writer;
+        }
+        if !more {
+            self.finish(io, token);
+        }
+        Ok(())
+    }
+
+    /// The application failed: 500 if it had not begun to answer, and the connection goes on if it can. Else the
+    /// response is cut short, visibly: a peer must not take it for whole.
+    pub fn fail(&mut self, io: &mut HttpIo, token: Token) {
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
+        match exchange.answer {
+            Answer::Unstarted => self.answer_with_page(io, token, HttpError::APPLICATION_FAILED),
+            Answer::Started | Answer::Complete => io.abort(token),
+        }
+        self.answer_refusals(io);
+    }
+
+    /// The application leaves its request unanswered, because nobody reads the answer.
+    pub fn abandon(&mut self, io: &mut HttpIo, token: Token) {
+        if io.state(token).is_some() {
+            io.abort(token);
+        }
+    }
+
+    /// Answer a request with a page of the server's own.
+    pub(super) fn answer_with_page(&mut self, io: &mut HttpIo, token: Token, error: HttpError) {
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
+        let style = exchange.page_style();
+        let page = error_page::body(error, style);
+        let begun = self.start_response::<ResponseError>(io, token, error.status, page.len(), true, |head| {
+            error_page::write_headers(head, error.status, style)
+        });
+        debug_assert!(begun.is_ok(), "a page of our own is a valid response");
+        let _ = self.write_body(io, token, Body::Copied(&page), false);
+    }
+
+    /// The response is complete: log it, and go on with the connection.
+    fn finish(&mut self, io: &mut HttpIo, token: Token) {
+        let peer = if self.access_log.is_some() { self.peer(io, token) } else { PeerAddress::Unknown };
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
+        exchange.answer = Answer::Complete;
+        self.in_progress -= 1;
+        if let Some(log) = &mut self.access_log {
+            log.line(peer, &exchange.request_line, exchange.status);
+        }
+        // A response that began before the draining has promised that a request may follow: one may be on its way.
+        let (over, stage) = (!exchange.keep_alive || !exchange.can_be_read_out(), exchange.stage);
+        if stage != Stage::Whole {
+            exchange.body_lease = None;
+            exchange.body.clear();
+        }
+        io.counters.responses.add(1);
+        if over {
+            io.close(token);
+            let exchange = self.take_active(io, token);
+            exchange.into_iter().for_each(|exchange| self.keep_spare(exchange));
+        } else if stage == Stage::Whole {
+            self.follow(io, token);
+        } else {
+            // The rest of the request's body is read and thrown away, within bounds: then the next request begins.
+            io.resume(token);
+        }
+    }
+
+    /// Request and response are over: on to the next request of the connection.
+    pub(super) fn follow(&mut self, io: &mut HttpIo, token: Token) {
+        let Some(mut exchange) = self.take_active(io, token) else { return };
+        let peer_ended = exchange.peer_ended;
+        exchange.next();
+        if let Err(error) = self.advance(io, token, &mut exchange) {
+            self.put_back(io, token, exchange);
+            return self.refuse(io, token, error);
+        }
+        if exchange.stage != Stage::Head {
+            if exchange.pending().len() <= LOW_WATERMARK_BYTES {
+                io.resume(token);
+            }
+            return self.put_back(io, token, exchange);
+        }
+        if peer_ended {
+            io.close(token);
+            return self.keep_spare(exchange);
+        }
+        io.resume(token);
+        if exchange.raw.is_empty() {
+            io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.keep_alive });
+            self.keep_spare(exchange);
+        } else {
+            io.set_deadline(token, self.settings.head_timeout);
+            self.put_back(io, token, exchange);
+        }
+    }
+}
+
+/// Send bytes from where they are. The owner is given back when they cannot leave.
+///
+/// # Safety
+/// As `Io::append_borrowed`.
+unsafe fn send_borrowed(
+    io: &mut HttpIo,
+    token: Token,
+    writer: &mut BodyWriter,
+    bytes: &[u8],
+    owner: Owner,
+    more: bool,
+) -> Option<Result<(), ResponseError>> {
+    let wanted = io.append_with(token, |out| writer.begin_piece(out, bytes.len()));
+    match wanted {
+        // SAFETY: the caller's promise.
+        Some(Ok(true)) => unsafe { io.append_borrowed(token, bytes, owner) },
+        _ => io.take_released().push(owner),
+    }
+    let began = match wanted? {
+        Ok(began) => began,
+        Err(error) => return Some(Err(error)),
+    };
+    io.append_with(token, |out| {
+        if began {
+            writer.end_piece(out);
+        }
+        if more { Ok(()) } else { writer.finish(out) }
+    })
+}
+
+/// A body that was not sent: its owner, if any, is released.
+fn give_back(io: &mut HttpIo, body: Body<'_>, error: RespondError) -> RespondError {
+    if let Body::Borrowed(_, owner) = body {
+        io.take_released().push(owner);
+    }
+    error
+}
