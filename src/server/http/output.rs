@@ -6,7 +6,7 @@ use super::exchange::{Answer, Stage};
 use super::service::{DRAIN_IDLE, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Owner;
-use crate::core::event_loop::LOW_WATERMARK_BYTES;
+use crate::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
 use crate::protocol::http1::{BodyWriter, HttpError, ResponseContext, ResponseError, ResponseFraming, ResponseHead};
 
 /// A piece of a response's body.
@@ -171,6 +171,13 @@ impl HttpServer {
         let Some(mut exchange) = self.take_active(io, token) else { return };
         let peer_ended = exchange.peer_ended;
         exchange.next();
+        if io.queued_bytes(token) > HIGH_WATERMARK_BYTES {
+            // One who asks and asks, and reads no answer, must not fill the memory with them.
+            exchange.held_back = true;
+            io.pause(token);
+            io.want_drained(token);
+            return self.put_back(io, token, exchange);
+        }
         if let Err(error) = self.advance(io, token, &mut exchange) {
             self.put_back(io, token, exchange);
             return self.refuse(io, token, error);

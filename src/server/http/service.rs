@@ -264,7 +264,12 @@ impl HttpServer {
         }
     }
 
-    pub fn drained(&mut self, token: Token) {
+    pub fn drained(&mut self, io: &mut HttpIo, token: Token) {
+        let active = io.state(token).and_then(|connection| connection.active.as_deref_mut());
+        if active.is_some_and(|exchange| std::mem::take(&mut exchange.held_back)) {
+            self.follow(io, token);
+            return self.answer_refusals(io);
+        }
         self.events.push_back(HttpEvent::Drained(token));
     }
 
