@@ -99,22 +99,29 @@ class Worker:
         loop.reactor.drain()
         if loop.reactor.requests_in_progress:
             logs.error_logger.info("Waiting for connections to close. (CTRL+C to force quit)")
-        if await self._is_quiet_within(self.config.timeout_graceful_shutdown_s):
+        if await self._have_ended_within(server, self.config.timeout_graceful_shutdown_s):
             return
-        logs.error_logger.warning(
-            "Cancelling %d requests that did not finish in time", loop.reactor.requests_in_progress
-        )
-        for task in server.suspended_tasks():
+        tasks = server.suspended_tasks()
+        logs.error_logger.warning("Cancelling %d requests that did not finish in time", len(tasks))
+        for task in tasks:
             task.cancel("the server is shutting down")
         self._hurry.clear()
-        await self._is_quiet_within(_CANCEL_GRACE_S)
+        await self._have_ended_within(server, _CANCEL_GRACE_S)
 
-    async def _is_quiet_within(self, timeout_s: float) -> bool:
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._quiet, self._hurry)]
+    async def _have_ended_within(self, server: _core.AsgiServer, timeout_s: float) -> bool:
+        """Whether all requests have ended, before the time is up and before somebody hurries."""
+        waits = [asyncio.ensure_future(wait) for wait in (self._have_ended(server), self._hurry.wait())]
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        ended = waits[0].done()
         for wait in waits:
             wait.cancel()
-        return self._quiet.is_set()
+        return ended
+
+    async def _have_ended(self, server: _core.AsgiServer) -> None:
+        await self._quiet.wait()
+        # All is answered; what applications still do after their responses is part of their requests.
+        while tasks := server.suspended_tasks():
+            await asyncio.wait(tasks)
 
     @contextlib.contextmanager
     def _stopping_on_signals(self, loop: EventLoop) -> Generator[None]:
