@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from . import _core, importer, listener, logs
@@ -53,7 +53,9 @@ class Worker:
         logs.error_logger.info("Started server process [%d]", os.getpid())
         lifespan = Lifespan(self.app, self.config.lifespan)
         with self._stopping_on_signals(loop):
-            await lifespan.start_up()
+            if not await _ends_unless(self._stop, lifespan.start_up()):
+                logs.error_logger.info("Stopped before the application had started")
+                return
             server = self._attach(loop, lifespan.state)
             logs.log_banner(listener.describe(each) for each in self.listeners)
             # What start-up made stays; the collector need not look at it again for every generation.
@@ -62,7 +64,9 @@ class Worker:
             await self._stop.wait()
             logs.error_logger.info("Shutting down")
             await self._drain(loop, server)
-            await lifespan.shut_down()
+            self._hurry.clear()
+            if not await _ends_unless(self._hurry, lifespan.shut_down()):
+                logs.error_logger.warning("Leaving before the application's shutdown has ended")
         logs.error_logger.info("Finished server process [%d]", os.getpid())
 
     def stop(self) -> None:
@@ -110,12 +114,7 @@ class Worker:
 
     async def _have_ended_within(self, server: _core.AsgiServer, timeout_s: float) -> bool:
         """Whether all requests have ended, before the time is up and before somebody hurries."""
-        waits = [asyncio.ensure_future(wait) for wait in (self._have_ended(server), self._hurry.wait())]
-        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        ended = waits[0].done()
-        for wait in waits:
-            wait.cancel()
-        return ended
+        return await _ends_unless(self._hurry, self._have_ended(server), timeout_s)
 
     async def _have_ended(self, server: _core.AsgiServer) -> None:
         await self._quiet.wait()
@@ -136,6 +135,20 @@ class Worker:
         finally:
             for each in _STOP_SIGNALS:
                 loop.remove_signal_handler(each)
+
+
+async def _ends_unless(event: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float | None = None) -> bool:
+    """Whether `work` came to its end before the event and within the time; otherwise it is cancelled."""
+    working, told = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait((working, told), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            return False
+        working.result()
+        return True
+    finally:
+        working.cancel()
+        told.cancel()
 
 
 def _report(message: str, error: BaseException | None) -> None:

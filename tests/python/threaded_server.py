@@ -81,7 +81,8 @@ class ThreadedServer:
         main = asyncio.create_task(self.worker.main())
         while not main.done() and not logged(self.records, "running on "):
             await asyncio.sleep(0)
-        self._attached.set()
+        if not main.done():
+            self._attached.set()
         await main
 
     def stop(self) -> None:
