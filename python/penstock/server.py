@@ -33,9 +33,29 @@ def serve(app: str | Callable[..., Any], config: ServerConfig) -> None:
     listeners = listener.open_listeners(config)
     try:
         with asyncio.Runner(loop_factory=lambda: EventLoop(config.poller)) as runner:
-            runner.run(Worker(application, listeners, config).main())
+            runner.run(_run(Worker(application, listeners, config)))
     finally:
         listener.close_listeners(listeners)
+
+
+async def _run(worker: Worker) -> None:
+    """Everything of the loop's: when it ends, whatever else the application has left running must end, too."""
+    try:
+        await worker.main()
+    finally:
+        await _end_leftovers()
+
+
+async def _end_leftovers() -> None:
+    """Cancel them; asyncio.Runner would wait forever for one that ignores it."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel("the server is shutting down")
+    if left:
+        _, left = await asyncio.wait(left, timeout=_CANCEL_GRACE_S)
+    for task in left:
+        logs.error_logger.warning("Leaving without a task that ignores its cancellation: %r", task)
+        _disown(task)
 
 
 class Worker:
@@ -95,6 +115,9 @@ class Worker:
 
     async def _drain(self, loop: EventLoop, server: _core.AsgiServer) -> None:
         """Accept no more, let the requests under way finish, and end those that take too long."""
+        # The reactor's own descriptors are the last of a listener, if no other process has it: so clients are let in
+        # until the moment at which it takes those who wait, and are refused from then on.
+        listener.close_listeners(self.listeners)
         loop.reactor.remove_listeners()
         loop.reactor.drain()
         if loop.reactor.requests_in_progress:
@@ -102,11 +125,14 @@ class Worker:
         if await self._have_ended_within(server, self.config.timeout_graceful_shutdown_s):
             return
         tasks = server.suspended_tasks()
+        if not tasks:
+            return logs.error_logger.warning("Closing connections that did not finish in time")
         logs.error_logger.warning("Cancelling %d requests that did not finish in time", len(tasks))
         for task in tasks:
             task.cancel("the server is shutting down")
         self._hurry.clear()
         await self._have_ended_within(server, _CANCEL_GRACE_S)
+        return None
 
     async def _have_ended_within(self, server: _core.AsgiServer, timeout_s: float) -> bool:
         """Whether all requests have ended, before the time is up and before somebody hurries."""
@@ -145,6 +171,12 @@ async def _ends_unless(event: asyncio.Event, work: Coroutine[Any, Any, None], ti
     finally:
         working.cancel()
         told.cancel()
+
+
+def _disown(task: Any) -> None:
+    """Let nobody wait for the task, or complain of it."""
+    asyncio.tasks._unregister_task(task)
+    task._log_destroy_pending = False
 
 
 def _report(message: str, error: BaseException | None) -> None:
