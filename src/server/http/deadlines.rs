@@ -21,7 +21,7 @@ impl HttpServer {
         let blocked = match connection.active.as_deref_mut() {
             None => sending,
             Some(exchange) => match exchange.stage {
-                Stage::Head if exchange.raw.is_empty() => sending,
+                Stage::Head if exchange.raw.is_empty() || exchange.held_back => sending,
                 Stage::Head => return self.refuse(io, token, HttpError::HEAD_TIMEOUT),
                 Stage::Body => {
                     let received = std::mem::take(&mut exchange.body_received_in_window);
