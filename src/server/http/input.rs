@@ -35,11 +35,6 @@ impl HttpServer {
         exchange: &mut Exchange,
         lease: Lease,
     ) -> Result<Took, HttpError> {
-        if exchange.held {
-            // SAFETY: the lease is of this turn.
-            exchange.raw.extend_from_slice(unsafe { lease.as_slice() });
-            return Ok(Took::All);
-        }
         let mut rest = lease;
         if exchange.held_back {
             // SAFETY: the lease is of this turn.

@@ -172,7 +172,7 @@ impl HttpServer {
         exchange.next();
         if io.queued_bytes(token) > HIGH_WATERMARK_BYTES {
             // A peer that asks and does not read: its answers must not pile up here.
-            exchange.held = true;
+            exchange.held_back = true;
             io.pause(token);
             io.want_drained(token);
             return self.put_back(io, token, exchange);
@@ -183,9 +183,9 @@ impl HttpServer {
     /// The output is low again: an application may send on, or the next request may begin.
     pub fn drained(&mut self, io: &mut HttpIo, token: Token) {
         let Some(connection) = io.state(token) else { return };
-        match connection.active.take_if(|exchange| exchange.held) {
+        match connection.active.take_if(|exchange| exchange.held_back) {
             Some(mut exchange) => {
-                exchange.held = false;
+                exchange.held_back = false;
                 self.go_on(io, token, exchange);
                 self.answer_refusals(io);
             }
