@@ -77,16 +77,12 @@ class Worker:
             loop.reactor,
             self.app,
             loop,
+            config,
             listeners=[("http", _scope_address(each)) for each in self.listeners],
             report=_report,
             on_quiet=self._quiet.set,
             state=state,
-            root_path=config.root_path,
-            keep_alive_s=config.timeout_keep_alive_s,
             access_log=_access_log(config),
-            server_header=config.server_header,
-            date_header=config.date_header,
-            cancel_on_disconnect=config.cancel_on_disconnect,
         )
         loop.reactor.attach_asgi(server)
         for each in self.listeners:

@@ -3,6 +3,7 @@
 //! The path of one request: `handle` takes the event, `scope` builds the dictionary, `task` steps the application in a
 //! spare asyncio Task, `cycle` is what `receive` and `send` do, `reply` is what they return to be awaited.
 
+mod config;
 mod cycle;
 mod names;
 mod reply;
@@ -10,9 +11,7 @@ mod scope;
 mod task;
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -21,8 +20,8 @@ pub use cycle::HttpCycle;
 use super::guarded::Guarded;
 use super::reactor::Reactor;
 use crate::core::Token;
-use crate::protocol::http1::Limits;
 use crate::server::http::{AccessLog, AccessLogStyle, HttpEvent, HttpServer, HttpSettings};
+use config::ServerConfig;
 use cycle::Ending;
 use scope::ScopeBuilder;
 use task::{SpareTasks, Step};
@@ -62,39 +61,24 @@ struct State {
 
 #[pymethods]
 impl AsgiServer {
-    /// `listeners`: for each, in the order they are added, its scheme and its `(host, port)` for the scope.
+    /// `config`: a `penstock.ServerConfig`. `listeners`: for each, in the order they are added, its scheme and its `(host, port)` for the scope.
     /// `state`: the lifespan's state, copied into every scope, or `None`. `access_log`: a descriptor and whether it is
     /// a terminal, or `None`.
     #[new]
-    #[pyo3(signature = (reactor, app, event_loop, *, listeners, report, on_quiet, state=None, root_path="", keep_alive_s=5.0,
-                        head_timeout_s=10.0, access_log=None, server_header=true, date_header=true,
-                        cancel_on_disconnect=false))]
+    #[pyo3(signature = (reactor, app, event_loop, config, *, listeners, report, on_quiet, state=None, access_log=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         reactor: Py<Reactor>,
         app: Py<PyAny>,
         event_loop: &Bound<'_, PyAny>,
+        config: ServerConfig,
         listeners: Vec<(String, Py<PyAny>)>,
         report: Py<PyAny>,
         on_quiet: Py<PyAny>,
         state: Option<Bound<'_, PyDict>>,
-        root_path: &str,
-        keep_alive_s: f64,
-        head_timeout_s: f64,
         access_log: Option<(i32, bool)>,
-        server_header: bool,
-        date_header: bool,
-        cancel_on_disconnect: bool,
     ) -> PyResult<Self> {
-        let settings = HttpSettings {
-            head: Limits::default(),
-            keep_alive: seconds("keep_alive_s", keep_alive_s)?,
-            head_timeout: seconds("head_timeout_s", head_timeout_s)?,
-            server_header: server_header.then_some("penstock"),
-            date_header,
-            ..HttpSettings::default()
-        };
         let access_log = access_log
             .map(|(fd, terminal)| (fd, if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain }));
         Ok(AsgiServer {
@@ -103,12 +87,12 @@ impl AsgiServer {
             create_future: event_loop.getattr("create_future")?.unbind(),
             report,
             on_quiet,
-            cancel_on_disconnect,
-            settings,
+            cancel_on_disconnect: config.cancel_on_disconnect,
+            settings: config.http_settings()?,
             access_log,
             context: task::current_context(py)?.unbind(),
             state: Guarded::new(State {
-                scopes: ScopeBuilder::new(py, &listeners, root_path, state)?,
+                scopes: ScopeBuilder::new(py, &listeners, &config.root_path, state)?,
                 spares: SpareTasks::new(event_loop)?,
                 suspended: HashMap::new(),
             }),
@@ -120,11 +104,6 @@ impl AsgiServer {
         let cycles: Vec<_> = self.state.enter()?.suspended.values().map(|cycle| cycle.clone_ref(py)).collect();
         Ok(cycles.iter().filter_map(|cycle| cycle.get().task(py)).collect())
     }
-}
-
-fn seconds(name: &str, value: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| PyValueError::new_err(format!("{name}: a number of seconds from 0 is expected, not {value}")))
 }
 
 impl AsgiServer {

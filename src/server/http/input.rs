@@ -35,6 +35,11 @@ impl HttpServer {
         exchange: &mut Exchange,
         lease: Lease,
     ) -> Result<Took, HttpError> {
+        if exchange.held {
+            // SAFETY: the lease is of this turn.
+            exchange.raw.extend_from_slice(unsafe { lease.as_slice() });
+            return Ok(Took::All);
+        }
         let mut rest = lease;
         if exchange.stage == Stage::Head && exchange.raw.is_empty() {
             // SAFETY: the lease is of this turn.
@@ -46,7 +51,7 @@ impl HttpServer {
                     self.begin(io, token, exchange)?;
                     rest = lease.slice(end..bytes.len());
                 }
-                None => io.set_deadline(token, self.settings.head_timeout),
+                None => self.set_stage_deadline(io, token, Some(self.settings.head_timeout)),
             }
         }
         if exchange.stage == Stage::Body && exchange.raw.is_empty() && !rest.is_empty() {
@@ -98,10 +103,10 @@ impl HttpServer {
         exchange.decoder = BodyDecoder::new(framing);
         if framing.has_body() {
             exchange.stage = Stage::Body;
-            io.set_deadline(token, self.settings.body_window);
+            self.set_stage_deadline(io, token, Some(self.settings.body_window));
         } else {
             exchange.stage = Stage::Whole;
-            io.clear_deadline(token);
+            self.set_stage_deadline(io, token, None);
         }
         io.counters.requests.add(1);
         self.in_progress += 1;
