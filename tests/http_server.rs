@@ -27,8 +27,8 @@ impl Service for Server {
     fn ended(&mut self, io: &mut HttpIo, token: Token) {
         self.0.ended(io, token);
     }
-    fn drained(&mut self, _io: &mut HttpIo, token: Token) {
-        self.0.drained(token);
+    fn drained(&mut self, io: &mut HttpIo, token: Token) {
+        self.0.drained(io, token);
     }
     fn blocked(&mut self, io: &mut HttpIo, token: Token) {
         self.0.blocked(io, token);

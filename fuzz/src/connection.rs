@@ -324,8 +324,8 @@ impl Service for Server {
         self.http.ended(io, token);
     }
 
-    fn drained(&mut self, _io: &mut HttpIo, token: Token) {
-        self.http.drained(token);
+    fn drained(&mut self, io: &mut HttpIo, token: Token) {
+        self.http.drained(io, token);
     }
 
     fn blocked(&mut self, io: &mut HttpIo, token: Token) {
