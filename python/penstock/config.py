@@ -229,6 +229,7 @@ def setting(default: T, kind: Kind, *, group: str, help: str, other_variable: st
 WHERE = "Where to listen"
 APPLICATION = "Application"
 CONNECTIONS = "Connections"
+LIMITS = "Limits: what one client can cost the others"
 PROXIES = "Behind a proxy"
 ENGINE = "Engine"
 LOGGING = "Logging"
@@ -304,6 +305,67 @@ class ServerConfig:
     )
     server_header: bool = setting(True, Switch(), group=CONNECTIONS, help="Send a Server header by default.")
     date_header: bool = setting(True, Switch(), group=CONNECTIONS, help="Send a Date header by default.")
+
+    timeout_header_s: float = setting(
+        10.0,
+        Seconds(0.1, 86_400),
+        group=LIMITS,
+        help="A request's head must be whole this long after its first byte, or the connection's start; else 408.",
+    )
+    timeout_body_s: float = setting(
+        20.0,
+        Seconds(0.1, 86_400),
+        group=LIMITS,
+        help="Over each window of this length a body that the application is ready to read must keep up the minimum "
+        "rate; else 408.",
+    )
+    timeout_write_s: float = setting(
+        20.0,
+        Seconds(0.1, 86_400),
+        group=LIMITS,
+        help="Over each window of this length a client must take its response at the minimum rate; else it is cut off.",
+    )
+    limit_rate_min: int = setting(
+        128,
+        Integer(0, 1 << 30),
+        group=LIMITS,
+        help="The minimum rate of bodies and responses, in bytes a second; 0 is none.",
+    )
+    limit_head_size: int = setting(
+        32_768, Integer(256, 1 << 20), group=LIMITS, help="Bytes that a request's head may have; more is answered 431."
+    )
+    limit_headers: int = setting(
+        100, Integer(1, 256), group=LIMITS, help="Header lines that a request may have; more are answered 431."
+    )
+    limit_target_size: int = setting(
+        8192, Integer(16, 1 << 20), group=LIMITS, help="Bytes that a request's target may have; more is answered 414."
+    )
+    limit_body_size: int = setting(
+        0,
+        Integer(0, 1 << 62),
+        group=LIMITS,
+        help="Bytes that a request's body may have; more is answered 413. 0 is any: bodies are streamed, so a large "
+        "one costs time and no memory.",
+    )
+    limit_concurrency: int = setting(
+        0,
+        Integer(0, 1 << 30),
+        group=LIMITS,
+        help="Requests under way at once; one more is answered 503 with Retry-After. Idle connections do not count. "
+        "0 is any number.",
+    )
+    limit_connections: int = setting(
+        0,
+        Integer(0, 1 << 30),
+        group=LIMITS,
+        help="Connections open at once; one more is answered 503 and closed. 0 is as many as there are descriptors.",
+    )
+    limit_connections_per_address: int = setting(
+        0,
+        Integer(0, 1 << 30),
+        group=LIMITS,
+        help="The same for each client address; leave it 0 (any number) behind a proxy, which is one address.",
+    )
 
     proxy_headers: bool = setting(
         True,

@@ -40,10 +40,10 @@ pub struct HttpCycle {
 #[derive(Default)]
 struct State {
     phase: Phase,
-    /// What the application's suspended `receive` waits on.
-    receive_waiter: Option<Py<PyAny>>,
-    /// What its suspended `send` waits on.
-    send_waiter: Option<Py<PyAny>>,
+    /// What suspended calls of `receive` wait on; several, if the application has several tasks.
+    receive_waiters: Vec<Py<PyAny>>,
+    /// What suspended calls of `send` wait on.
+    send_waiters: Vec<Py<PyAny>>,
     /// Its task, once it has been suspended.
     task: Option<Py<PyAny>>,
     disconnected: bool,
@@ -57,17 +57,15 @@ enum Phase {
     #[default]
     Unstarted,
     /// `http.response.start` was sent; its head leaves with the first piece of the body.
-    Started {
-        status: u16,
-        headers: Option<Py<PyAny>>,
-        trailers: bool,
-    },
+    Started { status: u16, headers: Option<Py<PyAny>>, trailers: bool },
     Body {
         /// `http.response.trailers` will follow the last piece.
         trailers: bool,
     },
     /// The body is complete, and its trailers are to come.
     Trailers,
+    /// The response is complete, or the application has ended. The connection may have gone on to its next request,
+    /// which has the same token: nothing of this one may touch it from now on.
     Complete,
 }
 
@@ -106,9 +104,9 @@ impl HttpCycle {
     /// The application has ended. Returns how far it got, and whether it had been suspended.
     pub(super) fn end(&self, py: Python<'_>) -> PyResult<(Ending, bool)> {
         let mut state = self.state.enter()?;
-        let task = state.task.take();
-        let left = (state.receive_waiter.take(), state.send_waiter.take());
-        let ending = match state.phase {
+        let (task, phase) = (state.task.take(), std::mem::replace(&mut state.phase, Phase::Complete));
+        let waiters = (std::mem::take(&mut state.receive_waiters), std::mem::take(&mut state.send_waiters));
+        let ending = match phase {
             Phase::Complete => Ending::Complete,
             _ if state.disconnected => Ending::Disconnected,
             _ if state.told_disconnected => Ending::Abandoned,
@@ -116,7 +114,8 @@ impl HttpCycle {
             Phase::Body { .. } | Phase::Trailers => Ending::Unfinished,
         };
         drop(state);
-        drop(left);
+        wake(py, waiters.0)?;
+        wake(py, waiters.1)?;
         if ending != Ending::Complete && !self.is_connected(py)? {
             return Ok((Ending::Disconnected, task.is_some()));
         }
@@ -142,13 +141,13 @@ impl HttpCycle {
     }
 
     pub(super) fn wake_receive(&self, py: Python<'_>) -> PyResult<()> {
-        let waiter = self.state.enter()?.receive_waiter.take();
-        waiter.map_or(Ok(()), |waiter| set_result_unless_done(py, &waiter))
+        let waiters = std::mem::take(&mut self.state.enter()?.receive_waiters);
+        wake(py, waiters)
     }
 
     pub(super) fn wake_send(&self, py: Python<'_>) -> PyResult<()> {
-        let waiter = self.state.enter()?.send_waiter.take();
-        waiter.map_or(Ok(()), |waiter| set_result_unless_done(py, &waiter))
+        let waiters = std::mem::take(&mut self.state.enter()?.send_waiters);
+        wake(py, waiters)
     }
 
     /// The peer is gone, or sends no more. Whoever waits is woken, and finds out by looking.
@@ -179,6 +178,9 @@ impl HttpCycle {
     }
 
     fn look_for_message(&self, py: Python<'_>) -> PyResult<Look> {
+        if self.is_complete()? {
+            return Ok(Look::Ready(self.disconnect_message(py)?));
+        }
         let taken =
             self.with_http(py, |http, io| http.take_body(io, self.token, |data, more| (body_bytes(py, data), more)))?;
         match taken {
@@ -186,7 +188,7 @@ impl HttpCycle {
             Take::Disconnected => Ok(Look::Ready(self.disconnect_message(py)?)),
             Take::Wait => {
                 let future = self.server.get().new_future(py)?.unbind();
-                self.state.enter()?.receive_waiter = Some(future.clone_ref(py));
+                add_waiter(py, &mut self.state.enter()?.receive_waiters, &future)?;
                 Ok(Look::Wait(future))
             }
         }
@@ -199,7 +201,14 @@ impl HttpCycle {
         Ok(message.into_any().unbind())
     }
 
+    fn is_complete(&self) -> PyResult<bool> {
+        Ok(matches!(self.state.enter()?.phase, Phase::Complete))
+    }
+
     fn look_for_room(&self, py: Python<'_>) -> PyResult<Look> {
+        if self.is_complete()? {
+            return Ok(Look::Ready(py.None()));
+        }
         let queued =
             self.with_http(py, |http, io| http.is_connected(io, self.token).then(|| io.queued_bytes(self.token)))?;
         match queued {
@@ -208,7 +217,7 @@ impl HttpCycle {
             Some(_) => {
                 self.with_http(py, |_, io| io.want_drained(self.token))?;
                 let future = self.server.get().new_future(py)?.unbind();
-                self.state.enter()?.send_waiter = Some(future.clone_ref(py));
+                add_waiter(py, &mut self.state.enter()?.send_waiters, &future)?;
                 Ok(Look::Wait(future))
             }
         }
@@ -269,12 +278,17 @@ impl HttpCycle {
             Ok(queued) if more && queued > HIGH_WATERMARK_BYTES => {
                 Reply::waiting(py, slf.clone().unbind(), Awaited::Room)
             }
-            Ok(_) => Reply::done(py),
+            Ok(_) => {
+                if !more && !trailers {
+                    this.wake_receive(py)?;
+                }
+                Reply::done(py)
+            }
+            Err(RespondError::Disconnected) => Err(disconnected_error()),
             Err(RespondError::Invalid(error)) => {
                 this.state.enter()?.phase = Phase::Body { trailers };
                 Err(invalid(&error))
             }
-            Err(RespondError::Disconnected) => Err(disconnected_error()),
         }
     }
 
@@ -320,7 +334,10 @@ impl HttpCycle {
         let sent = self.with_http(py, |http, io| http.send_trailers(io, self.token, headers.iter(), more))?;
         match sent {
             Ok(()) if more => {}
-            Ok(()) => self.state.enter()?.phase = Phase::Complete,
+            Ok(()) => {
+                self.state.enter()?.phase = Phase::Complete;
+                self.wake_receive(py)?;
+            }
             Err(RespondError::Disconnected) => return Err(disconnected_error()),
             Err(RespondError::Invalid(error)) => return Err(invalid(&error)),
         }
@@ -331,6 +348,9 @@ impl HttpCycle {
     fn send_early_hint(slf: &Bound<'_, Self>, message: &Message<'_>) -> PyResult<Py<Reply>> {
         let (py, this) = (slf.py(), slf.get());
         let links = extensions::links(message)?;
+        if this.is_complete()? {
+            return Reply::done(py);
+        }
         let sent = this.with_http(py, |http, io| {
             http.send_interim(io, this.token, 103, |head| {
                 links.iter().try_for_each(|link| head.header(b"link", link.as_bytes()))
@@ -339,7 +359,6 @@ impl HttpCycle {
         match sent {
             Ok(queued) if queued > HIGH_WATERMARK_BYTES => Reply::waiting(py, slf.clone().unbind(), Awaited::Room),
             Ok(_) => Reply::done(py),
-            Err(RespondError::Disconnected) if matches!(this.state.enter()?.phase, Phase::Complete) => Reply::done(py),
             Err(RespondError::Disconnected) => Err(disconnected_error()),
             Err(RespondError::Invalid(error)) => Err(invalid(&error)),
         }
@@ -369,14 +388,8 @@ impl HttpCycle {
 impl HttpCycle {
     /// The next message of this request: `http.request`, then `http.disconnect`.
     fn receive(slf: &Bound<'_, Self>) -> PyResult<Py<Reply>> {
-        let (py, this) = (slf.py(), slf.get());
-        let taken =
-            this.with_http(py, |http, io| http.take_body(io, this.token, |data, more| (body_bytes(py, data), more)))?;
-        match taken {
-            Take::Taken((body, more)) => Reply::value(py, request_message(py, body, more)?),
-            Take::Disconnected => Reply::value(py, this.disconnect_message(py)?),
-            Take::Wait => Reply::waiting(py, slf.clone().unbind(), Awaited::Message),
-        }
+        // Nothing is taken before it is awaited: a call that is cancelled before its first step must lose no bytes.
+        Reply::waiting(slf.py(), slf.clone().unbind(), Awaited::Message)
     }
 
     /// Send a message of the response: `http.response.start`, then `http.response.body`.
@@ -401,6 +414,23 @@ impl HttpCycle {
             }),
         }
     }
+}
+
+/// Let those who wait look again.
+fn wake(py: Python<'_>, waiters: Vec<Py<PyAny>>) -> PyResult<()> {
+    waiters.iter().try_for_each(|waiter| set_result_unless_done(py, waiter))
+}
+
+/// Add one who waits, in place of those who were cancelled meanwhile.
+fn add_waiter(py: Python<'_>, waiters: &mut Vec<Py<PyAny>>, future: &Py<PyAny>) -> PyResult<()> {
+    let mut over = Vec::new();
+    for waiter in waiters.iter() {
+        over.push(waiter.bind(py).call_method0(names::done(py))?.is_truthy()?);
+    }
+    let mut over = over.into_iter();
+    waiters.retain(|_| !over.next().unwrap_or(false));
+    waiters.push(future.clone_ref(py));
+    Ok(())
 }
 
 /// A message from the application: a dictionary, nearly always.

@@ -3,6 +3,7 @@
 //! The path of one request: `handle` takes the event, `scope` builds the dictionary, `task` steps the application in a
 //! spare asyncio Task, `cycle` is what `receive` and `send` do, `reply` is what they return to be awaited.
 
+mod config;
 mod cycle;
 mod extensions;
 mod names;
@@ -12,20 +13,18 @@ mod spare_dict;
 mod task;
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-pub use cycle::HttpCycle;
+pub use cycle::{ClientDisconnected, HttpCycle};
 
 use super::guarded::Guarded;
 use super::reactor::Reactor;
 use crate::core::Token;
-use crate::protocol::http1::Limits;
-use crate::protocol::http1::forwarded::InvalidPeer;
 use crate::server::http::{AccessLog, AccessLogStyle, HttpEvent, HttpServer, HttpSettings};
+use config::ServerConfig;
 use cycle::Ending;
 use scope::ScopeBuilder;
 use task::{SpareTasks, Step};
@@ -61,51 +60,48 @@ struct State {
     spares: SpareTasks,
     /// Requests whose application is suspended, to be told of their connection's events.
     suspended: HashMap<Token, Py<HttpCycle>>,
+    /// Requests that were answered while their application went on, and whose connection has gone on to another; by
+    /// address.
+    afterwards: HashMap<usize, Py<HttpCycle>>,
+}
+
+impl State {
+    fn add_suspended(&mut self, cycle: Py<HttpCycle>) {
+        if let Some(former) = self.suspended.insert(cycle.get().token, cycle) {
+            self.afterwards.insert(address(former.get()), former);
+        }
+    }
+
+    fn remove_suspended(&mut self, cycle: &HttpCycle) -> Option<Py<HttpCycle>> {
+        let is_it = self.suspended.get(&cycle.token).is_some_and(|present| std::ptr::eq(present.get(), cycle));
+        if is_it { self.suspended.remove(&cycle.token) } else { self.afterwards.remove(&address(cycle)) }
+    }
+}
+
+fn address(cycle: &HttpCycle) -> usize {
+    std::ptr::from_ref(cycle) as usize
 }
 
 #[pymethods]
 impl AsgiServer {
-    /// `listeners`: for each, in the order they are added, its scheme and its `(host, port)` for the scope.
+    /// `config`: a `penstock.ServerConfig`. `listeners`: for each, in the order they are added, its scheme and its `(host, port)` for the scope.
     /// `state`: the lifespan's state, copied into every scope, or `None`. `access_log`: a descriptor and whether it is
     /// a terminal, or `None`.
     #[new]
-    #[pyo3(signature = (reactor, app, event_loop, *, listeners, report, on_quiet, state=None, root_path="", keep_alive_s=5.0,
-                        head_timeout_s=10.0, access_log=None, server_header=true, date_header=true,
-                        cancel_on_disconnect=false, trusted_peers="", proxy_headers=false, proxy_protocol=false))]
+    #[pyo3(signature = (reactor, app, event_loop, config, *, listeners, report, on_quiet, state=None, access_log=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         reactor: Py<Reactor>,
         app: Py<PyAny>,
         event_loop: &Bound<'_, PyAny>,
+        config: ServerConfig,
         listeners: Vec<(String, Py<PyAny>)>,
         report: Py<PyAny>,
         on_quiet: Py<PyAny>,
         state: Option<Bound<'_, PyDict>>,
-        root_path: &str,
-        keep_alive_s: f64,
-        head_timeout_s: f64,
         access_log: Option<(i32, bool)>,
-        server_header: bool,
-        date_header: bool,
-        cancel_on_disconnect: bool,
-        trusted_peers: &str,
-        proxy_headers: bool,
-        proxy_protocol: bool,
     ) -> PyResult<Self> {
-        let settings = HttpSettings {
-            head: Limits::default(),
-            keep_alive: seconds("keep_alive_s", keep_alive_s)?,
-            head_timeout: seconds("head_timeout_s", head_timeout_s)?,
-            server_header: server_header.then_some("penstock"),
-            date_header,
-            trusted: trusted_peers
-                .parse()
-                .map_err(|error: InvalidPeer| PyValueError::new_err(format!("trusted_peers: {error}")))?,
-            proxy_headers,
-            proxy_protocol,
-            ..HttpSettings::default()
-        };
         let access_log = access_log
             .map(|(fd, terminal)| (fd, if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain }));
         Ok(AsgiServer {
@@ -114,28 +110,38 @@ impl AsgiServer {
             create_future: event_loop.getattr("create_future")?.unbind(),
             report,
             on_quiet,
-            cancel_on_disconnect,
-            settings,
+            cancel_on_disconnect: config.cancel_on_disconnect,
+            settings: config.http_settings()?,
             access_log,
             context: task::current_context(py)?.unbind(),
             state: Guarded::new(State {
-                scopes: ScopeBuilder::new(py, &listeners, root_path, state)?,
+                scopes: ScopeBuilder::new(py, &listeners, &config.root_path, state)?,
                 spares: SpareTasks::new(event_loop)?,
                 suspended: HashMap::new(),
+                afterwards: HashMap::new(),
             }),
         })
     }
 
-    /// The tasks of requests whose application is suspended.
+    /// The tasks of requests whose application is suspended, answered or not.
     fn suspended_tasks(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        let cycles: Vec<_> = self.state.enter()?.suspended.values().map(|cycle| cycle.clone_ref(py)).collect();
+        let state = self.state.enter()?;
+        let both = state.suspended.values().chain(state.afterwards.values());
+        let cycles: Vec<_> = both.map(|cycle| cycle.clone_ref(py)).collect();
+        drop(state);
         Ok(cycles.iter().filter_map(|cycle| cycle.get().task(py)).collect())
     }
 }
 
-fn seconds(name: &str, value: f64) -> PyResult<Duration> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|_| PyValueError::new_err(format!("{name}: a number of seconds from 0 is expected, not {value}")))
+/// `ClientDisconnected` itself, or what a framework made of it (Starlette: `except OSError: raise ClientDisconnect`).
+/// Any other error that was raised while handling it is the application's own, and is reported.
+fn tells_of_disconnect(py: Python<'_>, error: &PyErr) -> bool {
+    if error.is_instance_of::<ClientDisconnected>(py) {
+        return true;
+    }
+    let translated = error.get_type(py).name().is_ok_and(|name| name.to_string_lossy().contains("Disconnect"));
+    let handled = error.value(py).getattr(intern!(py, "__context__"));
+    translated && handled.is_ok_and(|handled| handled.is_instance_of::<ClientDisconnected>())
 }
 
 impl AsgiServer {
@@ -197,7 +203,7 @@ impl AsgiServer {
                 server.finish(py, cycle.get(), Some(error))?;
             }
             Step::Suspended { coroutine, pending } => {
-                server.state.enter()?.suspended.insert(token, cycle.clone().unbind());
+                server.state.enter()?.add_suspended(cycle.clone().unbind());
                 cycle.get().set_task(spare.task.clone_ref(py))?;
                 return spare.adopt(py, coroutine, pending, context.unbind(), cycle.unbind());
             }
@@ -235,7 +241,7 @@ impl AsgiServer {
     fn finish(&self, py: Python<'_>, cycle: &HttpCycle, error: Option<PyErr>) -> PyResult<()> {
         let (ending, was_suspended) = cycle.end(py)?;
         if was_suspended {
-            let gone = self.state.enter()?.suspended.remove(&cycle.token);
+            let gone = self.state.enter()?.remove_suspended(cycle);
             drop(gone);
         }
         let (message, exception) = match (error, ending) {
@@ -244,9 +250,7 @@ impl AsgiServer {
             (Some(error), _) if !error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
                 return self.finish_interrupted(py, cycle, ending, error);
             }
-            (Some(error), Ending::Disconnected) if error.is_instance_of::<cycle::ClientDisconnected>(py) => {
-                return Ok(());
-            }
+            (Some(error), Ending::Disconnected) if tells_of_disconnect(py, &error) => return Ok(()),
             (Some(error), _) => ("Exception in ASGI application", Some(error)),
             (None, Ending::Unstarted) => ("ASGI application returned without starting its response", None),
             (None, Ending::Unfinished) => ("ASGI application returned without completing its response", None),
@@ -290,7 +294,7 @@ impl AsgiServer {
     /// The loop is closed: let go of what referred to it.
     pub fn forget_requests(&self, py: Python<'_>) {
         if let Ok(mut state) = self.state.enter() {
-            let suspended = std::mem::take(&mut state.suspended);
+            let suspended = (std::mem::take(&mut state.suspended), std::mem::take(&mut state.afterwards));
             let spares = state.spares.take_all();
             drop(state);
             drop(suspended);

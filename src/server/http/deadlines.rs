@@ -3,6 +3,8 @@
 //! A connection has one deadline at a time; what it was for is told by the state it finds when it is due. Rates are looked
 //! at over whole windows, so a slow peer costs one look a window and nothing per byte.
 
+use std::time::Duration;
+
 use super::exchange::{Exchange, Stage};
 use super::service::{HttpIo, HttpServer};
 use crate::core::Token;
@@ -22,7 +24,7 @@ impl HttpServer {
         let blocked = match connection.active.as_deref_mut() {
             None => sending,
             Some(exchange) => match exchange.stage {
-                Stage::Head if exchange.raw.is_empty() => sending,
+                Stage::Head if exchange.raw.is_empty() || exchange.held_back => sending,
                 Stage::Head => return self.refuse(io, token, HttpError::HEAD_TIMEOUT),
                 Stage::Body => {
                     let received = std::mem::take(&mut exchange.body_received_in_window);
@@ -42,6 +44,16 @@ impl HttpServer {
                 io.close_idle(token);
             }
             _ => {}
+        }
+    }
+
+    /// Set the deadline of the stage that the connection comes to; `None`: it has none. While the peer's side has no
+    /// room, that deadline stands, and `unblocked` sets this one.
+    pub(super) fn set_stage_deadline(&self, io: &mut HttpIo, token: Token, after: Option<Duration>) {
+        match after {
+            _ if io.is_blocked(token) => {}
+            Some(after) => io.set_deadline(token, after),
+            None => io.clear_deadline(token),
         }
     }
 

@@ -43,16 +43,22 @@ impl HttpServer {
         lease: Lease,
     ) -> Result<Took, HttpError> {
         let mut rest = lease;
+        if exchange.held_back {
+            // SAFETY: the lease is of this turn.
+            exchange.raw.extend_from_slice(unsafe { lease.as_slice() });
+            return Ok(Took::All);
+        }
         if exchange.stage == Stage::Head && exchange.raw.is_empty() {
             // SAFETY: the lease is of this turn.
             let bytes = unsafe { lease.as_slice() };
             match exchange.parse_head(bytes, &self.settings.head)? {
                 Some(end) => {
                     exchange.head_place = HeadPlace::Leased(lease.slice(0..end));
+                    self.list_as_leased(token, exchange);
                     self.begin(io, token, exchange)?;
                     rest = lease.slice(end..bytes.len());
                 }
-                None => io.set_deadline(token, self.settings.head_timeout),
+                None => self.set_stage_deadline(io, token, Some(self.settings.head_timeout)),
             }
         }
         if exchange.stage == Stage::Body && exchange.raw.is_empty() && !rest.is_empty() {
@@ -95,7 +101,7 @@ impl HttpServer {
     }
 
     fn list_as_leased(&mut self, token: Token, exchange: &mut Exchange) {
-        if exchange.body_lease.is_some() && !exchange.listed_as_leased {
+        if exchange.is_leased() && !exchange.listed_as_leased {
             exchange.listed_as_leased = true;
             self.leased.push(token);
         }
@@ -103,7 +109,7 @@ impl HttpServer {
 
     /// A head is whole: the application's turn, unless the server is full.
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
-        exchange.is_head = exchange.head.method.of(exchange.head_slice()) == b"HEAD";
+        exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
         exchange.keep_alive = exchange.head.keep_alive;
         self.keep_request_line(exchange);
         if exchange.head.is_forwarded && self.settings.proxy_headers {
@@ -119,10 +125,10 @@ impl HttpServer {
         exchange.decoder = BodyDecoder::new(framing);
         if framing.has_body() {
             exchange.stage = Stage::Body;
-            io.set_deadline(token, self.settings.body_window);
+            self.set_stage_deadline(io, token, Some(self.settings.body_window));
         } else {
             exchange.stage = Stage::Whole;
-            io.clear_deadline(token);
+            self.set_stage_deadline(io, token, None);
         }
         io.counters.requests.add(1);
         self.in_progress += 1;
@@ -139,7 +145,7 @@ impl HttpServer {
             return;
         }
         let mut line = std::mem::take(&mut exchange.request_line);
-        let (head, bytes) = (&exchange.head, exchange.head_slice());
+        let Some(RequestView { bytes, head, .. }) = exchange.view() else { return };
         line.extend_from_slice(head.method.of(bytes));
         line.push(b' ');
         line.extend_from_slice(head.target.of(bytes));
@@ -215,6 +221,7 @@ impl HttpServer {
                 self.events.push_back(HttpEvent::Disconnected(token));
             }
             Some(exchange) if exchange.stage == Stage::Body => io.abort(token),
+            Some(exchange) if exchange.held_back => exchange.peer_ended = true,
             // The last response may be still leaving.
             Some(_) | None => io.close(token),
         }
@@ -222,7 +229,7 @@ impl HttpServer {
 
     /// The request that `HttpEvent::Request` announced. Only before the next turn.
     pub fn request<'a>(&self, io: &'a mut HttpIo, token: Token) -> Option<RequestView<'a>> {
-        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).map(Exchange::view)
+        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).and_then(Exchange::view)
     }
 
     /// Hand over what there is of the body, with whether more follows. `Wait`: an event tells when to ask again.

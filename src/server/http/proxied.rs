@@ -23,9 +23,10 @@ impl HttpServer {
     /// What the proxy says of this request, if it may.
     pub(super) fn read_forwarded(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) {
         let peer = self.peer(io, token);
-        if self.trusts(peer) {
-            let (head, bytes) = (&exchange.head, exchange.head_slice());
-            let headers = head.headers.iter().map(|(name, value)| (name.of(bytes), value.of(bytes)));
+        if self.trusts(peer)
+            && let Some(bytes) = exchange.head_slice()
+        {
+            let headers = exchange.head.headers.iter().map(|(name, value)| (name.of(bytes), value.of(bytes)));
             exchange.forwarded = self.settings.trusted.read_forwarded(headers).map(Box::new);
         }
     }

@@ -42,7 +42,7 @@ pub struct HttpServer {
     pub(super) events: VecDeque<HttpEvent>,
     /// Requests that the server answers by itself, with an error.
     pub(super) refusals: Vec<(Token, HttpError)>,
-    /// Exchanges that hold body bytes of this turn's arena.
+    /// Exchanges that hold a head or body bytes of this turn's arena.
     pub(super) leased: Vec<Token>,
     /// Boxed, as connections hold them: an exchange moves between here and a connection without being copied.
     #[expect(clippy::vec_box)]
@@ -271,10 +271,6 @@ impl HttpServer {
             }
             self.keep_spare(exchange);
         }
-    }
-
-    pub fn drained(&mut self, token: Token) {
-        self.events.push_back(HttpEvent::Drained(token));
     }
 
     pub(super) fn date(&mut self, now: Instant) -> Option<[u8; 29]> {
