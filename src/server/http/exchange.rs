@@ -22,6 +22,8 @@ pub(super) enum HeadPlace {
     Leased(Lease),
     /// In `Exchange::head_bytes`: it arrived in parts, or behind another request.
     Owned,
+    /// Its bytes are gone with their turn. What is still wanted of it is kept: how a page about it should look.
+    Past(PageStyle),
 }
 
 /// How far the response is.
@@ -117,6 +119,7 @@ impl Exchange {
     pub fn next(&mut self) {
         self.stage = Stage::Head;
         self.scanner = HeadScanner::default();
+        self.head_place = HeadPlace::Owned;
         self.body_lease = None;
         empty(&mut self.body);
         (self.body_received, self.body_received_in_window) = (0, 0);
@@ -183,7 +186,10 @@ impl Exchange {
 
     /// How the server's own pages about this request should look.
     pub fn page_style(&self) -> PageStyle {
-        PageStyle::accepted(self.head.header(self.head_slice(), "accept"))
+        match self.head_place {
+            HeadPlace::Past(style) => style,
+            _ => PageStyle::accepted(self.head.header(self.head_slice(), "accept")),
+        }
     }
 
     /// A request was parsed, and its response is not complete.
@@ -211,10 +217,10 @@ impl Exchange {
 
     pub fn head_slice(&self) -> &[u8] {
         match self.head_place {
-            // SAFETY: a leased head is looked at only while the server wants leases (its event is not yet taken, or
-            // is being taken), which keeps the poller from recycling.
+            // SAFETY: a leased head becomes a past one in `settle`, before the poller recycles.
             HeadPlace::Leased(lease) => unsafe { lease.as_slice() },
             HeadPlace::Owned => &self.head_bytes,
+            HeadPlace::Past(_) => unreachable!("a head is looked at in its own turn"),
         }
     }
 
@@ -244,7 +250,7 @@ impl Exchange {
     pub fn decode_pending(&mut self) -> Result<(), HttpError> {
         while self.at < self.raw.len() && self.stage == Stage::Body {
             let decoded = self.decoder.decode(&self.raw[self.at..])?;
-            self.settle();
+            self.settle_body();
             self.count_body(decoded.data.len());
             self.is_continued |= decoded.consumed > 0;
             self.body.extend_from_slice(&self.raw[self.at + decoded.data.start..self.at + decoded.data.end]);
@@ -263,7 +269,7 @@ impl Exchange {
         } else if self.body_lease.is_none() && self.body.is_empty() {
             self.body_lease = Some(data);
         } else {
-            self.settle();
+            self.settle_body();
             // SAFETY: the lease is of this turn.
             self.body.extend_from_slice(unsafe { data.as_slice() });
         }
@@ -274,8 +280,15 @@ impl Exchange {
         self.body_received_in_window += bytes as u64;
     }
 
-    /// Copy what is still leased: the arena is about to be reused.
+    /// Keep what is still wanted of what is leased: the arena is about to be reused.
     pub fn settle(&mut self) {
+        if let HeadPlace::Leased(_) = self.head_place {
+            self.head_place = HeadPlace::Past(self.page_style());
+        }
+        self.settle_body();
+    }
+
+    fn settle_body(&mut self) {
         if let Some(lease) = self.body_lease.take() {
             // SAFETY: called before the poller recycles.
             self.body.extend_from_slice(unsafe { lease.as_slice() });

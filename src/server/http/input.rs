@@ -42,15 +42,16 @@ impl HttpServer {
             match exchange.parse_head(bytes, &self.settings.head)? {
                 Some(end) => {
                     exchange.head_place = HeadPlace::Leased(lease.slice(0..end));
+                    self.list_as_leased(token, exchange);
                     self.begin(io, token, exchange)?;
                     rest = lease.slice(end..bytes.len());
                 }
-                None => io.set_deadline(token, self.settings.head_timeout),
+                None => self.enter(io, token, Some(Stage::Head)),
             }
         }
         if exchange.stage == Stage::Body && exchange.raw.is_empty() && !rest.is_empty() {
-            rest = exchange.decode_lease(rest)?;
             self.list_as_leased(token, exchange);
+            rest = exchange.decode_lease(rest)?;
         }
         if !rest.is_empty() {
             // SAFETY: the lease is of this turn.
@@ -79,7 +80,7 @@ impl HttpServer {
     }
 
     fn list_as_leased(&mut self, token: Token, exchange: &mut Exchange) {
-        if exchange.body_lease.is_some() && !exchange.listed_as_leased {
+        if !exchange.listed_as_leased {
             exchange.listed_as_leased = true;
             self.leased.push(token);
         }
@@ -89,19 +90,14 @@ impl HttpServer {
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
         exchange.is_head = exchange.head.method.of(exchange.head_slice()) == b"HEAD";
         exchange.keep_alive = exchange.head.keep_alive;
-        self.keep_request_line(exchange);
+        self.keep_request_line(io, token, exchange);
         let framing = exchange.head.framing;
         if matches!(framing, BodyFraming::Length(length) if length > self.settings.max_body_bytes) {
             return Err(HttpError::CONTENT_TOO_LARGE);
         }
         exchange.decoder = BodyDecoder::new(framing);
-        if framing.has_body() {
-            exchange.stage = Stage::Body;
-            io.set_deadline(token, self.settings.body_window);
-        } else {
-            exchange.stage = Stage::Whole;
-            io.clear_deadline(token);
-        }
+        exchange.stage = if framing.has_body() { Stage::Body } else { Stage::Whole };
+        self.enter(io, token, Some(exchange.stage));
         io.counters.requests.add(1);
         self.in_progress += 1;
         if self.in_progress > self.settings.max_requests_in_progress {
@@ -112,10 +108,12 @@ impl HttpServer {
         Ok(())
     }
 
-    fn keep_request_line(&self, exchange: &mut Exchange) {
+    /// What the access log will want to know, however the request ends.
+    fn keep_request_line(&self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) {
         if self.access_log.is_none() {
             return;
         }
+        self.peer(io, token);
         let mut line = std::mem::take(&mut exchange.request_line);
         let (head, bytes) = (&exchange.head, exchange.head_slice());
         line.extend_from_slice(head.method.of(bytes));
@@ -149,17 +147,20 @@ impl HttpServer {
             self.in_progress -= 1;
             self.events.push_back(HttpEvent::Disconnected(token));
         }
-        if exchange.answer == Answer::Unstarted {
-            let style = if exchange.stage == Stage::Head { PageStyle::Plain } else { exchange.page_style() };
-            let date = self.date(io.now());
-            let mut context = self.context(date.as_ref());
-            context.request_is_head = exchange.is_head;
-            io.append_with(token, |out| error_page::write(out, error, style, context));
-            self.log_refusal(io, token, &exchange, error);
-            io.close(token);
-        } else {
-            // What follows the response cannot be understood, or the response is cut short: visibly.
-            io.abort(token);
+        match exchange.answer {
+            Answer::Unstarted => {
+                let style = if exchange.stage == Stage::Head { PageStyle::Plain } else { exchange.page_style() };
+                let date = self.date(io.now());
+                let mut context = self.context(date.as_ref());
+                context.request_is_head = exchange.is_head;
+                io.append_with(token, |out| error_page::write(out, error, style, context));
+                self.log_refusal(io, token, &exchange, error);
+                io.close(token);
+            }
+            // The response is cut short: visibly.
+            Answer::Started => io.abort(token),
+            // What follows the response cannot be understood, but the response may be still on its way.
+            Answer::Complete => io.close(token),
         }
         self.keep_spare(exchange);
     }
@@ -192,7 +193,7 @@ impl HttpServer {
                 exchange.receive_waiting = false;
                 self.events.push_back(HttpEvent::Disconnected(token));
             }
-            Some(exchange) if exchange.stage == Stage::Body => io.abort(token),
+            Some(exchange) if exchange.stage == Stage::Body && exchange.in_progress() => io.abort(token),
             // The last response may be still leaving.
             Some(_) | None => io.close(token),
         }

@@ -3,7 +3,7 @@
 use super::connection::PeerAddress;
 use super::error_page;
 use super::exchange::{Answer, Stage};
-use super::service::{DRAIN_IDLE, HttpIo, HttpServer};
+use super::service::{HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Owner;
 use crate::core::event_loop::LOW_WATERMARK_BYTES;
@@ -187,10 +187,10 @@ impl HttpServer {
         }
         io.resume(token);
         if exchange.raw.is_empty() {
-            io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.keep_alive });
+            self.enter(io, token, None);
             self.keep_spare(exchange);
         } else {
-            io.set_deadline(token, self.settings.head_timeout);
+            self.enter(io, token, Some(Stage::Head));
             self.put_back(io, token, exchange);
         }
     }
