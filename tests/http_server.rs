@@ -39,8 +39,8 @@ impl Service for Site {
     fn ended(&mut self, io: &mut Io<HttpConnection>, token: Token) {
         self.0.ended(io, token);
     }
-    fn drained(&mut self, _: &mut Io<HttpConnection>, token: Token) {
-        self.0.drained(token);
+    fn drained(&mut self, io: &mut Io<HttpConnection>, token: Token) {
+        self.0.drained(io, token);
     }
     fn blocked(&mut self, io: &mut Io<HttpConnection>, token: Token) {
         self.0.blocked(io, token);

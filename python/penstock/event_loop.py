@@ -123,7 +123,10 @@ class EventLoop(asyncio.SelectorEventLoop):
 
 
 def _descriptor(fileobj: Any) -> int:
-    fd = fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+    try:
+        fd = fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"{fileobj!r} is no descriptor, and has none") from None
     if fd < 0:
         raise ValueError(f"{fileobj!r} has no descriptor: is it closed?")
     return fd

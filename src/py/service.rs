@@ -41,9 +41,9 @@ impl Service for PyService {
         }
     }
 
-    fn drained(&mut self, _io: &mut PyIo, token: Token) {
+    fn drained(&mut self, io: &mut PyIo, token: Token) {
         if let Some(http) = &mut self.http {
-            http.drained(token);
+            http.drained(io, token);
         }
     }
 

@@ -21,6 +21,8 @@ impl HttpServer {
                 io.close_idle(token);
             }
             Some(exchange) => match exchange.stage {
+                // The reader's time is running.
+                Stage::Head if exchange.held_back => {}
                 Stage::Head => self.refuse(io, token, HttpError::HEAD_TIMEOUT),
                 Stage::Body => {
                     let received = std::mem::take(&mut exchange.body_received_in_window);

@@ -63,6 +63,8 @@ pub(super) struct Exchange {
     pub is_head: bool,
     pub keep_alive: bool,
     pub peer_ended: bool,
+    /// The next request waits until the peer has taken more of the last responses.
+    pub held_back: bool,
     pub answer: Answer,
     pub status: u16,
     pub writer: BodyWriter,
@@ -93,6 +95,7 @@ impl Default for Exchange {
             is_head: false,
             keep_alive: true,
             peer_ended: false,
+            held_back: false,
             answer: Answer::Unstarted,
             status: 0,
             writer: BodyWriter::new(BodyMode::Forbidden),
@@ -135,7 +138,7 @@ impl Exchange {
         self.next();
         empty(&mut self.raw);
         empty(&mut self.head_bytes);
-        (self.at, self.peer_ended, self.listed_as_leased) = (0, false, false);
+        (self.at, self.peer_ended, self.held_back, self.listed_as_leased) = (0, false, false, false);
     }
 
     /// Input not yet understood.

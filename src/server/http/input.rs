@@ -36,6 +36,11 @@ impl HttpServer {
         lease: Lease,
     ) -> Result<Took, HttpError> {
         let mut rest = lease;
+        if exchange.held_back {
+            // SAFETY: the lease is of this turn.
+            exchange.raw.extend_from_slice(unsafe { lease.as_slice() });
+            return Ok(Took::All);
+        }
         if exchange.stage == Stage::Head && exchange.raw.is_empty() {
             // SAFETY: the lease is of this turn.
             let bytes = unsafe { lease.as_slice() };
@@ -194,6 +199,7 @@ impl HttpServer {
                 self.events.push_back(HttpEvent::Disconnected(token));
             }
             Some(exchange) if exchange.stage == Stage::Body && exchange.in_progress() => io.abort(token),
+            Some(exchange) if exchange.held_back => exchange.peer_ended = true,
             // The last response may be still leaving.
             Some(_) | None => io.close(token),
         }

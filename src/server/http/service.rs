@@ -264,10 +264,6 @@ impl HttpServer {
         }
     }
 
-    pub fn drained(&mut self, token: Token) {
-        self.events.push_back(HttpEvent::Drained(token));
-    }
-
     pub(super) fn date(&mut self, now: Instant) -> Option<[u8; 29]> {
         if !self.settings.date_header {
             return None;
