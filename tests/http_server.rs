@@ -902,6 +902,8 @@ fn a_failure_s_page_is_what_its_request_accepts_however_late_it_comes() {
             other.say("GET /other HTTP/1.1\r\nhost: test\r\naccept: text/html\r\nx-filler: filler\r\n\r\n");
             other.hear(&mut bench);
         }
+        let (http, io) = (&bench.event_loop.service.0, &mut bench.event_loop.io);
+        assert!(http.request(io, token).is_none(), "the head is not to be seen any more");
         bench.fail(token);
         let response = client.hear(&mut bench);
         assert_eq!((response.status, response.headers["content-type"].as_str()), (500, "application/json"));

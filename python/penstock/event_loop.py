@@ -105,6 +105,8 @@ class EventLoop(asyncio.SelectorEventLoop):
     # What a selector loop of CPython has, and this one looks at (base_events.py).
     _ready: Any
     _scheduled: list[Any]
+    # Until there is a reactor: asyncio looks at it when a loop goes that could not be made.
+    _closed = True
 
     def __init__(self, poller: str = "auto") -> None:
         self.reactor = _core.Reactor(poller)

@@ -22,8 +22,8 @@ pub(super) enum HeadPlace {
     Leased(Lease),
     /// In `Exchange::head_bytes`: it arrived in parts, or behind another request.
     Owned,
-    /// Its bytes are gone with their turn. What is still wanted of it is kept: how a page about it should look.
-    Past(PageStyle),
+    /// It was leased, and its turn is over.
+    Gone,
 }
 
 /// How far the response is.
@@ -43,6 +43,8 @@ pub(super) struct Exchange {
     pub head: RequestHead,
     pub head_place: HeadPlace,
     pub head_bytes: Vec<u8>,
+    /// What the head said of it, once it is gone.
+    page_style: PageStyle,
     pub decoder: BodyDecoder,
     /// Body bytes that nobody has taken yet: a slice of this turn's arena, or a copy.
     pub body_lease: Option<Lease>,
@@ -50,7 +52,7 @@ pub(super) struct Exchange {
     /// Body bytes in all, and since the deadline was last looked at.
     pub body_received: u64,
     pub body_received_in_window: u64,
-    /// In the server's list of exchanges with a `body_lease`.
+    /// In the server's list of exchanges with a leased head or body.
     pub listed_as_leased: bool,
     /// The application was given the last of the body.
     pub body_delivered: bool,
@@ -82,6 +84,7 @@ impl Default for Exchange {
             head: RequestHead::default(),
             head_place: HeadPlace::Owned,
             head_bytes: Vec::new(),
+            page_style: PageStyle::Plain,
             decoder: BodyDecoder::new(BodyFraming::None),
             body_lease: None,
             body: Vec::new(),
@@ -122,7 +125,7 @@ impl Exchange {
     pub fn next(&mut self) {
         self.stage = Stage::Head;
         self.scanner = HeadScanner::default();
-        self.head_place = HeadPlace::Owned;
+        self.head_place = HeadPlace::Gone;
         self.body_lease = None;
         empty(&mut self.body);
         (self.body_received, self.body_received_in_window) = (0, 0);
@@ -189,9 +192,9 @@ impl Exchange {
 
     /// How the server's own pages about this request should look.
     pub fn page_style(&self) -> PageStyle {
-        match self.head_place {
-            HeadPlace::Past(style) => style,
-            _ => PageStyle::accepted(self.head.header(self.head_slice(), "accept")),
+        match self.head_slice() {
+            Some(bytes) => PageStyle::accepted(self.head.header(bytes, "accept")),
+            None => self.page_style,
         }
     }
 
@@ -218,17 +221,18 @@ impl Exchange {
         Ok(true)
     }
 
-    pub fn head_slice(&self) -> &[u8] {
+    /// The head's bytes, unless they were leased in a turn that is over.
+    pub fn head_slice(&self) -> Option<&[u8]> {
         match self.head_place {
-            // SAFETY: a leased head becomes a past one in `settle`, before the poller recycles.
-            HeadPlace::Leased(lease) => unsafe { lease.as_slice() },
-            HeadPlace::Owned => &self.head_bytes,
-            HeadPlace::Past(_) => unreachable!("a head is looked at in its own turn"),
+            // SAFETY: `settle` is called before the poller recycles, and no head is leased after it.
+            HeadPlace::Leased(lease) => Some(unsafe { lease.as_slice() }),
+            HeadPlace::Owned => Some(&self.head_bytes),
+            HeadPlace::Gone => None,
         }
     }
 
-    pub fn view(&self) -> RequestView<'_> {
-        RequestView { bytes: self.head_slice(), head: &self.head }
+    pub fn view(&self) -> Option<RequestView<'_>> {
+        self.head_slice().map(|bytes| RequestView { bytes, head: &self.head })
     }
 
     /// Decode body bytes that arrived just now; what is left belongs to the next request.
@@ -283,12 +287,13 @@ impl Exchange {
         self.body_received_in_window += bytes as u64;
     }
 
-    /// Keep what is still wanted of what is leased: the arena is about to be reused.
+    /// Keep what is still wanted of what is leased: the arena is about to be used again.
     pub fn settle(&mut self) {
-        if let HeadPlace::Leased(_) = self.head_place {
-            self.head_place = HeadPlace::Past(self.page_style());
-        }
         self.settle_body();
+        if matches!(self.head_place, HeadPlace::Leased(_)) {
+            self.page_style = self.page_style();
+            self.head_place = HeadPlace::Gone;
+        }
     }
 
     fn settle_body(&mut self) {
@@ -296,6 +301,10 @@ impl Exchange {
             // SAFETY: called before the poller recycles.
             self.body.extend_from_slice(unsafe { lease.as_slice() });
         }
+    }
+
+    pub fn is_leased(&self) -> bool {
+        self.body_lease.is_some() || matches!(self.head_place, HeadPlace::Leased(_))
     }
 
     /// Body bytes that nobody has taken yet.

@@ -55,8 +55,8 @@ impl HttpServer {
             }
         }
         if exchange.stage == Stage::Body && exchange.raw.is_empty() && !rest.is_empty() {
-            self.list_as_leased(token, exchange);
             rest = exchange.decode_lease(rest)?;
+            self.list_as_leased(token, exchange);
         }
         if !rest.is_empty() {
             // SAFETY: the lease is of this turn.
@@ -85,7 +85,7 @@ impl HttpServer {
     }
 
     fn list_as_leased(&mut self, token: Token, exchange: &mut Exchange) {
-        if !exchange.listed_as_leased {
+        if exchange.is_leased() && !exchange.listed_as_leased {
             exchange.listed_as_leased = true;
             self.leased.push(token);
         }
@@ -93,7 +93,7 @@ impl HttpServer {
 
     /// A head is whole: the application's turn, unless the server is full.
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
-        exchange.is_head = exchange.head.method.of(exchange.head_slice()) == b"HEAD";
+        exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
         exchange.keep_alive = exchange.head.keep_alive;
         self.keep_request_line(io, token, exchange);
         let framing = exchange.head.framing;
@@ -120,7 +120,7 @@ impl HttpServer {
         }
         self.peer(io, token);
         let mut line = std::mem::take(&mut exchange.request_line);
-        let (head, bytes) = (&exchange.head, exchange.head_slice());
+        let Some(RequestView { bytes, head }) = exchange.view() else { return };
         line.extend_from_slice(head.method.of(bytes));
         line.push(b' ');
         line.extend_from_slice(head.target.of(bytes));
@@ -207,7 +207,7 @@ impl HttpServer {
 
     /// The request that `HttpEvent::Request` announced. Only before the next turn.
     pub fn request<'a>(&self, io: &'a mut HttpIo, token: Token) -> Option<RequestView<'a>> {
-        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).map(Exchange::view)
+        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).and_then(Exchange::view)
     }
 
     /// Hand over what there is of the body, with whether more follows. `Wait`: an event tells when to ask again.

@@ -41,7 +41,7 @@ pub struct HttpServer {
     pub(super) events: VecDeque<HttpEvent>,
     /// Requests that the server answers by itself, with an error.
     pub(super) refusals: Vec<(Token, HttpError)>,
-    /// Connections whose exchanges hold bytes of this turn's arena: a head, a part of a body.
+    /// Exchanges that hold a head or body bytes of this turn's arena.
     pub(super) leased: Vec<Token>,
     /// Boxed, as connections hold them: an exchange moves between here and a connection without being copied.
     #[expect(clippy::vec_box)]
