@@ -3,7 +3,7 @@
 use super::connection::PeerAddress;
 use super::error_page;
 use super::exchange::{Answer, Exchange, Stage};
-use super::service::{DRAIN_IDLE, HttpEvent, HttpIo, HttpServer};
+use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Owner;
 use crate::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
@@ -211,11 +211,10 @@ impl HttpServer {
         }
         io.resume(token);
         if exchange.raw.is_empty() {
-            let keep_alive = if self.draining { DRAIN_IDLE } else { self.settings.keep_alive };
-            self.set_stage_deadline(io, token, Some(keep_alive));
+            self.enter(io, token, None);
             self.keep_spare(exchange);
         } else {
-            self.set_stage_deadline(io, token, Some(self.settings.head_timeout));
+            self.enter(io, token, Some(Stage::Head));
             self.put_back(io, token, exchange);
         }
     }
