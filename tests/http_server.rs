@@ -7,6 +7,7 @@ use penstock::core::buffer::Lease;
 use penstock::core::poller::Readiness;
 use penstock::core::poller::simulated::{FaultPlan, SimulatedNetwork, SimulatedPeer};
 use penstock::core::{CloseReason, EventLoop, Io, Service, Token};
+use penstock::protocol::http1::ResponseError;
 use penstock::server::http::{HttpConnection, HttpEvent, HttpServer, HttpSettings};
 
 type HttpIo = Io<HttpConnection>;
@@ -104,4 +105,33 @@ fn a_page_about_a_request_whose_turn_is_over_is_still_in_the_style_it_asked_for(
     site.turn();
     let answer = String::from_utf8(peer.read(usize::MAX)).unwrap();
     assert!(answer.starts_with("HTTP/1.1 500 ") && answer.contains("\r\ncontent-type: text/html"), "{answer}");
+}
+
+#[test]
+fn an_interim_status_is_no_response() {
+    let mut site = Site::new();
+    let mut peer = site.peer(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let token = site.next_request();
+    let EventLoop { io, service: Server(http), .. } = &mut site.event_loop;
+    for status in [100, 101, 103, 199] {
+        let begun = http.start_response::<ResponseError>(io, token, status, 0, true, |_| Ok(()));
+        assert_eq!(begun, Err(ResponseError::InterimStatus(status)));
+    }
+    http.fail(io, token);
+    site.turn();
+    let answer = String::from_utf8(peer.read(usize::MAX)).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 500 "), "nothing went before: {answer}");
+}
+
+#[test]
+fn connect_is_refused_because_nothing_here_could_be_the_far_end() {
+    let mut site = Site::new();
+    let mut peer = site.peer(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n");
+    for _ in 0..5 {
+        site.turn();
+        assert_eq!(site.event_loop.service.0.next_event(), None, "the application is not asked");
+    }
+    let answer = String::from_utf8(peer.read(usize::MAX)).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 501 ") && answer.contains("\r\nconnection: close\r\n"), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
 }
