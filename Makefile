@@ -12,6 +12,8 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -68,6 +70,10 @@ docs: $(VENV)/.built ## Write the pages that are made from the code
 .PHONY: bench
 bench: $(VENV)/.built $(VENV)/.bench ## Measure Penstock beside its peers and write a report
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: | need-cargo ## Fuzz parser, server and core, FUZZ_SECONDS each (see fuzz/README.md)
+	FUZZ_SECONDS='$(FUZZ_SECONDS)' FUZZ_TARGETS='$(FUZZ_TARGETS)' fuzz/run
 
 .PHONY: clean
 clean: ## Remove everything that was built

@@ -22,13 +22,16 @@ use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
 use crate::core::{EventLoop, Token};
 use crate::metrics::ReactorCounters;
-use crate::net::options::NO_DELAY;
+use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
 use crate::net::{self, Listener};
 use crate::reactor::Mail;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
 const EVENT_WRITE: u8 = 2;
+
+/// What the kernel may hold, unsent, for a peer that does not read; by itself it would grow to megabytes for each.
+const MAX_UNSENT_BYTES: u32 = 256 * 1024;
 
 /// How long the attached phase may run before the loop flushes what it produced and looks at the poller again.
 /// Without it a batch of slow handlers would delay the first one's answer by their sum.
@@ -229,8 +232,9 @@ impl Reactor {
         let own: OwnedFd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
         let own = Listener::from_fd(own)?;
         if !own.address().is_unix() {
-            // Accepted sockets inherit it, which saves a system call for each.
+            // Accepted sockets inherit these, which saves system calls for each.
             NO_DELAY.set(&own, true)?;
+            NOT_SENT_LOW_WATER.set(&own, Bytes(MAX_UNSENT_BYTES))?;
         }
         self.with(|inner| {
             let token = inner.event_loop.io.add_listener(own.into_fd())?;

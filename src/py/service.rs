@@ -77,7 +77,8 @@ impl Service for PyService {
 
     fn mail(&mut self, io: &mut PyIo, mail: Mail) {
         match mail {
-            Mail::Connection { fd, listener } => {
+            // It counts as on its way until this has returned.
+            Mail::Connection { fd, listener, on_its_way: _arrived } => {
                 io.counters.connections_handed_over.add(1);
                 if let Some(http) = &mut self.http {
                     http.add(io, fd, listener);

@@ -3,6 +3,8 @@
 //! A connection has one deadline at a time; what it was for is told by the state it finds when it is due. Rates are looked
 //! at over whole windows, so a slow peer costs one look a window and nothing per byte.
 
+use std::time::Duration;
+
 use super::exchange::{Exchange, Stage};
 use super::service::{HttpIo, HttpServer};
 use crate::core::Token;
@@ -39,6 +41,16 @@ impl HttpServer {
                 io.close_idle(token);
             }
             _ => {}
+        }
+    }
+
+    /// Set the deadline of the stage that the connection comes to; `None`: it has none. While the peer's side has no
+    /// room, that deadline stands, and `unblocked` sets this one.
+    pub(super) fn set_stage_deadline(&self, io: &mut HttpIo, token: Token, after: Option<Duration>) {
+        match after {
+            _ if io.is_blocked(token) => {}
+            Some(after) => io.set_deadline(token, after),
+            None => io.clear_deadline(token),
         }
     }
 

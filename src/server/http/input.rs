@@ -47,10 +47,11 @@ impl HttpServer {
             match exchange.parse_head(bytes, &self.settings.head)? {
                 Some(end) => {
                     exchange.head_place = HeadPlace::Leased(lease.slice(0..end));
+                    self.list_as_leased(token, exchange);
                     self.begin(io, token, exchange)?;
                     rest = lease.slice(end..bytes.len());
                 }
-                None => io.set_deadline(token, self.settings.head_timeout),
+                None => self.set_stage_deadline(io, token, Some(self.settings.head_timeout)),
             }
         }
         if exchange.stage == Stage::Body && exchange.raw.is_empty() && !rest.is_empty() {
@@ -84,7 +85,7 @@ impl HttpServer {
     }
 
     fn list_as_leased(&mut self, token: Token, exchange: &mut Exchange) {
-        if exchange.body_lease.is_some() && !exchange.listed_as_leased {
+        if exchange.is_leased() && !exchange.listed_as_leased {
             exchange.listed_as_leased = true;
             self.leased.push(token);
         }
@@ -92,7 +93,7 @@ impl HttpServer {
 
     /// A head is whole: the application's turn, unless the server is full.
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
-        exchange.is_head = exchange.head.method.of(exchange.head_slice()) == b"HEAD";
+        exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
         exchange.keep_alive = exchange.head.keep_alive;
         self.keep_request_line(exchange);
         let framing = exchange.head.framing;
@@ -102,10 +103,10 @@ impl HttpServer {
         exchange.decoder = BodyDecoder::new(framing);
         if framing.has_body() {
             exchange.stage = Stage::Body;
-            io.set_deadline(token, self.settings.body_window);
+            self.set_stage_deadline(io, token, Some(self.settings.body_window));
         } else {
             exchange.stage = Stage::Whole;
-            io.clear_deadline(token);
+            self.set_stage_deadline(io, token, None);
         }
         io.counters.requests.add(1);
         self.in_progress += 1;
@@ -122,7 +123,7 @@ impl HttpServer {
             return;
         }
         let mut line = std::mem::take(&mut exchange.request_line);
-        let (head, bytes) = (&exchange.head, exchange.head_slice());
+        let Some(RequestView { bytes, head }) = exchange.view() else { return };
         line.extend_from_slice(head.method.of(bytes));
         line.push(b' ');
         line.extend_from_slice(head.target.of(bytes));
@@ -206,7 +207,7 @@ impl HttpServer {
 
     /// The request that `HttpEvent::Request` announced. Only before the next turn.
     pub fn request<'a>(&self, io: &'a mut HttpIo, token: Token) -> Option<RequestView<'a>> {
-        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).map(Exchange::view)
+        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).and_then(Exchange::view)
     }
 
     /// Hand over what there is of the body, with whether more follows. `Wait`: an event tells when to ask again.

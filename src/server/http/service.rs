@@ -41,7 +41,7 @@ pub struct HttpServer {
     pub(super) events: VecDeque<HttpEvent>,
     /// Requests that the server answers by itself, with an error.
     pub(super) refusals: Vec<(Token, HttpError)>,
-    /// Exchanges that hold body bytes of this turn's arena.
+    /// Exchanges that hold a head or body bytes of this turn's arena.
     pub(super) leased: Vec<Token>,
     /// Boxed, as connections hold them: an exchange moves between here and a connection without being copied.
     #[expect(clippy::vec_box)]
@@ -262,15 +262,6 @@ impl HttpServer {
             }
             self.keep_spare(exchange);
         }
-    }
-
-    pub fn drained(&mut self, io: &mut HttpIo, token: Token) {
-        let active = io.state(token).and_then(|connection| connection.active.as_deref_mut());
-        if active.is_some_and(|exchange| std::mem::take(&mut exchange.held_back)) {
-            self.follow(io, token);
-            return self.answer_refusals(io);
-        }
-        self.events.push_back(HttpEvent::Drained(token));
     }
 
     pub(super) fn date(&mut self, now: Instant) -> Option<[u8; 29]> {
