@@ -1,4 +1,4 @@
-//! The HTTP server of a reactor, on a network without a kernel.
+//! What the HTTP server answers by itself: pages after their turn, refusals, interim answers; without a kernel.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
