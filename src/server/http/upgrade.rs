@@ -95,7 +95,9 @@ impl HttpServer {
         }
         let (head, rest) = (std::mem::take(&mut exchange.head_bytes), exchange.pending().to_vec());
         self.keep_spare(exchange);
-        io.clear_deadline(token);
+        if !io.is_blocked(token) {
+            io.clear_deadline(token);
+        }
         io.resume(token);
         Ok(Upgraded { token, peer, listener, head, rest })
     }
