@@ -6,7 +6,7 @@ use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Lease;
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
-use crate::protocol::http1::{BodyDecoder, BodyFraming, CONTINUE, HttpError};
+use crate::protocol::http1::{BodyDecoder, BodyFraming, CONTINUE, HttpError, TargetForm};
 
 /// Body bytes that may wait for an application before reading is paused.
 const MAX_BODY_WAITING_BYTES: usize = HIGH_WATERMARK_BYTES;
@@ -96,6 +96,10 @@ impl HttpServer {
         exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
         exchange.keep_alive = exchange.head.keep_alive;
         self.keep_request_line(io, token, exchange);
+        if exchange.head.target_form == TargetForm::Authority {
+            // After a 2xx to CONNECT the client would take what follows for the far end's, and we for requests.
+            return Err(HttpError::NO_TUNNELS);
+        }
         let framing = exchange.head.framing;
         if matches!(framing, BodyFraming::Length(length) if length > self.settings.max_body_bytes) {
             return Err(HttpError::CONTENT_TOO_LARGE);

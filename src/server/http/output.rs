@@ -39,6 +39,10 @@ impl HttpServer {
         whole: bool,
         write_headers: impl FnOnce(&mut ResponseHead<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        if (100..200).contains(&status) {
+            // The client would wait for the response still, and take the next one for it.
+            return Err(ResponseError::InterimStatus(status).into());
+        }
         let date = self.date(io.now());
         let (server, draining) = (self.settings.server_header, self.draining);
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
