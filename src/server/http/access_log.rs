@@ -4,6 +4,7 @@
 //! which are counted, and never holds up a turn.
 
 use std::io::Write;
+use std::sync::Mutex;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -13,6 +14,8 @@ use crate::protocol::http1::reason_phrase;
 
 /// Pieces that may wait for the writer: with one a turn, some tens of milliseconds of traffic.
 const MAX_WAITING: usize = 256;
+/// Held while a piece is written: reactors share a sink, and a large piece may take several writes.
+static WRITING: Mutex<()> = Mutex::new(());
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AccessLogStyle {
@@ -36,6 +39,7 @@ impl AccessLog {
         let writer = std::thread::Builder::new().name("penstock-access-log".into()).spawn(move || {
             // A reader that has gone away (a closed pipe) must not end the server; its lines have nowhere to go.
             while let Ok(piece) = lines.recv() {
+                let _whole_lines = WRITING.lock();
                 let _ = sink.write_all(&piece).and_then(|()| sink.flush());
             }
         })?;

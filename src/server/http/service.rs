@@ -151,7 +151,8 @@ impl HttpServer {
 
     /// Tell once that draining is done.
     fn tell_if_quiet(&mut self, io: &HttpIo) {
-        if self.quiet_wanted && self.in_progress == 0 && io.connections() == io.lingering() {
+        let over = self.in_progress == 0 && io.connections() == io.lingering() && !io.has_leaving_listeners();
+        if self.quiet_wanted && over {
             self.quiet_wanted = false;
             self.events.push_back(HttpEvent::Quiet);
         }
