@@ -18,6 +18,8 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResponseError {
     InvalidStatus(u16),
+    /// A status from 100 to 199 where the response itself was to begin.
+    InterimStatus(u16),
     InvalidHeaderName(Box<[u8]>),
     /// The name of the header whose value it is.
     InvalidHeaderValue(Box<[u8]>),
@@ -39,6 +41,9 @@ impl fmt::Display for ResponseError {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InvalidStatus(status) => write!(to, "a response's status must be 100 to 999, not {status}"),
+            Self::InterimStatus(status) => {
+                write!(to, "a response's status must be 200 to 999, not {status}: 1xx only go before a response")
+            }
             Self::InvalidHeaderName(name) => {
                 write!(to, "a header's name must be a token, not \"{}\"", name.escape_ascii())
             }

@@ -287,7 +287,7 @@ impl Exchange {
         self.body_received_in_window += bytes as u64;
     }
 
-    /// Copy what is still leased: the arena is about to be reused.
+    /// Keep what is still wanted of what is leased: the arena is about to be used again.
     pub fn settle(&mut self) {
         self.settle_body();
         if matches!(self.head_place, HeadPlace::Leased(_)) {

@@ -3,7 +3,7 @@
 use super::connection::PeerAddress;
 use super::error_page;
 use super::exchange::{Answer, Exchange, Stage};
-use super::service::{DRAIN_IDLE, HttpEvent, HttpIo, HttpServer};
+use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Owner;
 use crate::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
@@ -39,6 +39,10 @@ impl HttpServer {
         whole: bool,
         write_headers: impl FnOnce(&mut ResponseHead<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        if (100..200).contains(&status) {
+            // The client would wait for the response still, and take the next one for it.
+            return Err(ResponseError::InterimStatus(status).into());
+        }
         let date = self.date(io.now());
         let (server, draining) = (self.settings.server_header, self.draining);
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
@@ -211,11 +215,10 @@ impl HttpServer {
         }
         io.resume(token);
         if exchange.raw.is_empty() {
-            let keep_alive = if self.draining { DRAIN_IDLE } else { self.settings.keep_alive };
-            self.set_stage_deadline(io, token, Some(keep_alive));
+            self.enter(io, token, None);
             self.keep_spare(exchange);
         } else {
-            self.set_stage_deadline(io, token, Some(self.settings.head_timeout));
+            self.enter(io, token, Some(Stage::Head));
             self.put_back(io, token, exchange);
         }
     }
