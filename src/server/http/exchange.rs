@@ -66,7 +66,7 @@ pub(super) struct Exchange {
     pub keep_alive: bool,
     pub peer_ended: bool,
     /// The next request waits until the peer has taken more of the last responses.
-    pub held: bool,
+    pub held_back: bool,
     pub answer: Answer,
     pub status: u16,
     pub writer: BodyWriter,
@@ -98,7 +98,7 @@ impl Default for Exchange {
             is_head: false,
             keep_alive: true,
             peer_ended: false,
-            held: false,
+            held_back: false,
             answer: Answer::Unstarted,
             status: 0,
             writer: BodyWriter::new(BodyMode::Forbidden),
@@ -141,7 +141,7 @@ impl Exchange {
         self.next();
         empty(&mut self.raw);
         empty(&mut self.head_bytes);
-        (self.at, self.peer_ended, self.held, self.listed_as_leased) = (0, false, false, false);
+        (self.at, self.peer_ended, self.held_back, self.listed_as_leased) = (0, false, false, false);
     }
 
     /// Input not yet understood.
@@ -287,7 +287,7 @@ impl Exchange {
         self.body_received_in_window += bytes as u64;
     }
 
-    /// Copy what is still leased: the arena is about to be reused.
+    /// Keep what is still wanted of what is leased: the arena is about to be used again.
     pub fn settle(&mut self) {
         self.settle_body();
         if matches!(self.head_place, HeadPlace::Leased(_)) {

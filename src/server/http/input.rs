@@ -35,12 +35,12 @@ impl HttpServer {
         exchange: &mut Exchange,
         lease: Lease,
     ) -> Result<Took, HttpError> {
-        if exchange.held {
+        let mut rest = lease;
+        if exchange.held_back {
             // SAFETY: the lease is of this turn.
             exchange.raw.extend_from_slice(unsafe { lease.as_slice() });
             return Ok(Took::All);
         }
-        let mut rest = lease;
         if exchange.stage == Stage::Head && exchange.raw.is_empty() {
             // SAFETY: the lease is of this turn.
             let bytes = unsafe { lease.as_slice() };
@@ -51,7 +51,7 @@ impl HttpServer {
                     self.begin(io, token, exchange)?;
                     rest = lease.slice(end..bytes.len());
                 }
-                None => self.set_stage_deadline(io, token, Some(self.settings.head_timeout)),
+                None => self.enter(io, token, Some(Stage::Head)),
             }
         }
         if exchange.stage == Stage::Body && exchange.raw.is_empty() && !rest.is_empty() {
@@ -95,7 +95,7 @@ impl HttpServer {
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
         exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
         exchange.keep_alive = exchange.head.keep_alive;
-        self.keep_request_line(exchange);
+        self.keep_request_line(io, token, exchange);
         if exchange.head.target_form == TargetForm::Authority {
             // After a 2xx to CONNECT the client would take what follows for the far end's, and we for requests.
             return Err(HttpError::NO_TUNNELS);
@@ -105,13 +105,8 @@ impl HttpServer {
             return Err(HttpError::CONTENT_TOO_LARGE);
         }
         exchange.decoder = BodyDecoder::new(framing);
-        if framing.has_body() {
-            exchange.stage = Stage::Body;
-            self.set_stage_deadline(io, token, Some(self.settings.body_window));
-        } else {
-            exchange.stage = Stage::Whole;
-            self.set_stage_deadline(io, token, None);
-        }
+        exchange.stage = if framing.has_body() { Stage::Body } else { Stage::Whole };
+        self.enter(io, token, Some(exchange.stage));
         io.counters.requests.add(1);
         self.in_progress += 1;
         if self.in_progress > self.settings.max_requests_in_progress {
@@ -122,10 +117,12 @@ impl HttpServer {
         Ok(())
     }
 
-    fn keep_request_line(&self, exchange: &mut Exchange) {
+    /// What the access log will want to know, however the request ends.
+    fn keep_request_line(&self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) {
         if self.access_log.is_none() {
             return;
         }
+        self.peer(io, token);
         let mut line = std::mem::take(&mut exchange.request_line);
         let Some(RequestView { bytes, head }) = exchange.view() else { return };
         line.extend_from_slice(head.method.of(bytes));
@@ -159,17 +156,20 @@ impl HttpServer {
             self.in_progress -= 1;
             self.events.push_back(HttpEvent::Disconnected(token));
         }
-        if exchange.answer == Answer::Unstarted {
-            let style = if exchange.stage == Stage::Head { PageStyle::Plain } else { exchange.page_style() };
-            let date = self.date(io.now());
-            let mut context = self.context(date.as_ref());
-            context.request_is_head = exchange.is_head;
-            io.append_with(token, |out| error_page::write(out, error, style, context));
-            self.log_refusal(io, token, &exchange, error);
-            io.close(token);
-        } else {
-            // What follows the response cannot be understood, or the response is cut short: visibly.
-            io.abort(token);
+        match exchange.answer {
+            Answer::Unstarted => {
+                let style = if exchange.stage == Stage::Head { PageStyle::Plain } else { exchange.page_style() };
+                let date = self.date(io.now());
+                let mut context = self.context(date.as_ref());
+                context.request_is_head = exchange.is_head;
+                io.append_with(token, |out| error_page::write(out, error, style, context));
+                self.log_refusal(io, token, &exchange, error);
+                io.close(token);
+            }
+            // The response is cut short: visibly.
+            Answer::Started => io.abort(token),
+            // What follows the response cannot be understood, but the response may be still on its way.
+            Answer::Complete => io.close(token),
         }
         self.keep_spare(exchange);
     }
@@ -202,7 +202,8 @@ impl HttpServer {
                 exchange.receive_waiting = false;
                 self.events.push_back(HttpEvent::Disconnected(token));
             }
-            Some(exchange) if exchange.stage == Stage::Body => io.abort(token),
+            Some(exchange) if exchange.stage == Stage::Body && exchange.in_progress() => io.abort(token),
+            Some(exchange) if exchange.held_back => exchange.peer_ended = true,
             // The last response may be still leaving.
             Some(_) | None => io.close(token),
         }

@@ -3,7 +3,7 @@
 use super::connection::PeerAddress;
 use super::error_page;
 use super::exchange::{Answer, Exchange, Stage};
-use super::service::{DRAIN_IDLE, HttpEvent, HttpIo, HttpServer};
+use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Owner;
 use crate::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
@@ -176,7 +176,7 @@ impl HttpServer {
         exchange.next();
         if io.queued_bytes(token) > HIGH_WATERMARK_BYTES {
             // A peer that asks and does not read: its answers must not pile up here.
-            exchange.held = true;
+            exchange.held_back = true;
             io.pause(token);
             io.want_drained(token);
             return self.put_back(io, token, exchange);
@@ -187,9 +187,9 @@ impl HttpServer {
     /// The output is low again: an application may send on, or the next request may begin.
     pub fn drained(&mut self, io: &mut HttpIo, token: Token) {
         let Some(connection) = io.state(token) else { return };
-        match connection.active.take_if(|exchange| exchange.held) {
+        match connection.active.take_if(|exchange| exchange.held_back) {
             Some(mut exchange) => {
-                exchange.held = false;
+                exchange.held_back = false;
                 self.go_on(io, token, exchange);
                 self.answer_refusals(io);
             }
@@ -215,11 +215,10 @@ impl HttpServer {
         }
         io.resume(token);
         if exchange.raw.is_empty() {
-            let keep_alive = if self.draining { DRAIN_IDLE } else { self.settings.keep_alive };
-            self.set_stage_deadline(io, token, Some(keep_alive));
+            self.enter(io, token, None);
             self.keep_spare(exchange);
         } else {
-            self.set_stage_deadline(io, token, Some(self.settings.head_timeout));
+            self.enter(io, token, Some(Stage::Head));
             self.put_back(io, token, exchange);
         }
     }
