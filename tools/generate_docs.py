@@ -1,4 +1,5 @@
-"""Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`.
+"""Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`, and
+`docs/http-conformance.md`, from what the servers made of tests/python/conformance.
 
     python tools/generate_docs.py
 
@@ -14,7 +15,11 @@ from pathlib import Path
 from penstock import errors
 from penstock.config import SETTINGS, Setting, Switch
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(ROOT / "tests" / "python"))
+
+from conformance import page as conformance  # noqa: E402
 
 _HEAD = """\
 # Settings
@@ -74,7 +79,7 @@ def _exit_statuses() -> str:
     return "\n".join(["## Exit statuses", "", *table])
 
 
-PAGES = {DOCS / "settings.md": settings_page}
+PAGES = {DOCS / "settings.md": settings_page, DOCS / "http-conformance.md": conformance.page}
 
 
 def main() -> int:
