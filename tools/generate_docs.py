@@ -58,9 +58,13 @@ def _entry(known: Setting) -> list[str]:
         "",
         "| field | variable | takes | default |",
         "| --- | --- | --- | --- |",
-        f"| `{known.name}` | `{known.variable}` | {known.kind.expectation} | {_default(known)} |",
+        f"| `{known.name}` | {_variables(known)} | {known.kind.expectation} | {_default(known)} |",
         "",
     ]
+
+
+def _variables(known: Setting) -> str:
+    return f"`{known.variable}`" + (f", else `{known.other_variable}`" if known.other_variable else "")
 
 
 def _default(known: Setting) -> str:

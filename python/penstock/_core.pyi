@@ -47,9 +47,7 @@ class Reactor:
     def unwatch(self, fd: int) -> None:
         """Undo `watch`. Raises KeyError if the descriptor is not watched."""
 
-    def select(
-        self, timeout: float | None, ready_callbacks: Sequence[Any], timers: list[Any]
-    ) -> list[tuple[int, int]]:
+    def select(self, timeout: float | None, ready_callbacks: Sequence[Any], timers: list[Any]) -> list[tuple[int, int]]:
         """Turn until asyncio has something to do, or `timeout` seconds have passed (None: no limit).
 
         Something to do is a watched descriptor that is ready, an entry in `ready_callbacks`, a new first timer in

@@ -192,6 +192,11 @@ impl<C: Default> Io<C> {
         self.leaving_listeners.push(token);
     }
 
+    /// Whether a removed listener's last connections are still to be told.
+    pub fn has_leaving_listeners(&self) -> bool {
+        !self.leaving_listeners.is_empty()
+    }
+
     fn close_listener(&mut self, token: Token) {
         if let Some(fd) = self.fd(token) {
             self.poller.forget(token, fd);
@@ -279,6 +284,13 @@ impl<C: Default> Io<C> {
             // SAFETY: the caller's promise is the queue's.
             Some((queue, _)) => unsafe { queue.push_borrowed(bytes, owner) },
             None => self.released.push(owner),
+        }
+    }
+
+    /// Append a range of a regular file; its descriptor is closed when the range has left, or never will.
+    pub fn append_file(&mut self, token: Token, file: Arc<OwnedFd>, offset: u64, bytes: usize) {
+        if let Some((queue, _)) = self.output(token) {
+            queue.push_file(file, offset, bytes);
         }
     }
 
@@ -429,6 +441,8 @@ impl<C: Default> Io<C> {
                     channel.count_progress(bytes);
                     return true;
                 }
+                // A file became shorter: the peer must not take what it got for whole.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.end(token, CloseReason::Aborted),
                 Err(error) => self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
             }
         }

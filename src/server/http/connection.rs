@@ -28,6 +28,12 @@ impl PeerAddress {
     }
 }
 
+impl From<SocketAddr> for PeerAddress {
+    fn from(address: SocketAddr) -> Self {
+        SocketAddress::from(address).into()
+    }
+}
+
 impl From<SocketAddress> for PeerAddress {
     /// An IPv4 peer of a dual-stack listener is shown as what it is, without `::ffff:`.
     fn from(address: SocketAddress) -> Self {
@@ -51,6 +57,13 @@ impl std::fmt::Display for PeerAddress {
     }
 }
 
+impl HttpConnection {
+    /// Whether another protocol has taken the connection over ([`HttpServer::upgrade`](super::HttpServer::upgrade)).
+    pub fn is_upgraded(&self) -> bool {
+        self.upgraded
+    }
+}
+
 /// A connection's state in its reactor slot.
 #[derive(Default)]
 pub struct HttpConnection {
@@ -63,4 +76,10 @@ pub struct HttpConnection {
     pub(super) greeted: bool,
     /// Counted against its address.
     pub(super) counted: bool,
+    /// Its first bytes must announce the client, by the PROXY protocol.
+    pub(super) awaits_proxy_header: bool,
+    /// Another protocol has taken it over; the HTTP server neither reads nor times it any more.
+    pub(super) upgraded: bool,
+    /// Which of the server's own addresses it came to, plus one; 0 while nobody has asked.
+    pub(super) local: u16,
 }

@@ -15,6 +15,13 @@ impl HttpServer {
         }
         let paused = io.is_paused(token);
         let Some(connection) = io.state(token) else { return };
+        if connection.awaits_proxy_header {
+            return self.refuse_proxy_header(io, token);
+        }
+        if connection.upgraded {
+            // Its new protocol has deadlines of its own.
+            return;
+        }
         match connection.active.as_deref_mut() {
             None => {
                 io.counters.connections_idled_out.add(1);
@@ -61,6 +68,9 @@ impl HttpServer {
     /// Everything has left: back to the deadline that the connection's stage has.
     pub fn unblocked(&mut self, io: &mut HttpIo, token: Token) {
         let Some(connection) = io.state(token) else { return };
+        if connection.upgraded {
+            return io.clear_deadline(token);
+        }
         let stage = connection.active.as_deref().map(|exchange| exchange.stage);
         self.enter(io, token, stage);
     }
