@@ -28,7 +28,7 @@ class MainReactor:
     """Accepts on a thread of its own, and hands each connection to the reactor with the fewest."""
 
     def __new__(cls, reactors: Sequence[ReactorHandle], poller: str = "auto") -> MainReactor:
-        """At least one reactor. Raises ValueError without one or for an unknown poller, OSError if the kernel refuses."""
+        """Hands over to at least one reactor. Raises ValueError without one, OSError if the kernel refuses the poller."""
 
     @property
     def deserted(self) -> bool:
