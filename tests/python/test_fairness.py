@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
-from penstock import _core
 from threaded_server import TIMEOUT_S, read_response, respond, threaded_server
+
+from penstock import _core
 
 FAST = 63
 

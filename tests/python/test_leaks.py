@@ -195,7 +195,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     server = Server(process)
     try:
         server.wait_until_ready()
-        yield Client(server)
+        client = Client(server)
+        client.census()  # The first fills caches of its own.
+        yield client
         server.stop()
     finally:
         if process.poll() is None:

@@ -6,6 +6,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::protocol::http1::Limits;
+use crate::protocol::http1::forwarded::{InvalidPeer, TrustedPeers};
 use crate::server::http::HttpSettings;
 
 #[derive(FromPyObject)]
@@ -26,6 +27,9 @@ pub struct ServerConfig {
     limit_connections_per_address: u32,
     server_header: bool,
     date_header: bool,
+    forwarded_allow_ips: String,
+    proxy_headers: bool,
+    proxy_protocol: bool,
 }
 
 impl ServerConfig {
@@ -50,7 +54,15 @@ impl ServerConfig {
             min_rate_bytes_s: self.limit_rate_min,
             server_header: self.server_header.then_some("penstock"),
             date_header: self.date_header,
+            trusted: self.trusted_peers()?,
+            proxy_headers: self.proxy_headers,
+            proxy_protocol: self.proxy_protocol,
         })
+    }
+
+    fn trusted_peers(&self) -> PyResult<TrustedPeers> {
+        let parsed: Result<_, InvalidPeer> = self.forwarded_allow_ips.parse();
+        parsed.map_err(|error| PyValueError::new_err(format!("forwarded_allow_ips: {error}")))
     }
 }
 
