@@ -54,8 +54,8 @@ class MainReactor:
 class Reactor:
     """A poller, its connections and their timers: what turns an `EventLoop`.
 
-    It belongs to the thread that runs its loop. From any other only `wake` and `counters` may be called; the rest raise
-    RuntimeError while the loop is at work, and always once it is closed.
+    It belongs to the thread that runs its loop. From any other only `wake`, `handle` and `counters` may be called; the
+    rest raise RuntimeError while the loop is at work, and always once it is closed.
     """
 
     def __new__(cls, poller: str = "auto") -> Reactor:
@@ -93,20 +93,27 @@ class Reactor:
     def wake(self) -> None:
         """Make `select` come back. From any thread, and after `close` to no effect."""
 
+    def handle(self) -> ReactorHandle:
+        """For a main reactor, which hands connections over to this one. From any thread."""
+
     def attach_asgi(self, asgi: AsgiServer) -> None:
         """Serve HTTP with this application on every listener added from now on."""
 
     def add_listener(self, fd: int) -> None:
         """Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own.
 
-        Raises OSError for a descriptor that does not listen.
+        The first added has the number 0 in the application's list of listeners, the next one 1. Raises OSError for a
+        descriptor that does not listen.
         """
 
     def remove_listeners(self) -> None:
         """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken."""
 
     def drain(self) -> None:
-        """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called."""
+        """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called.
+
+        What was handed over by now is among them.
+        """
 
     def handle(self) -> ReactorHandle:
         """For a main reactor, which hands connections over to this one. From any thread."""
@@ -116,6 +123,44 @@ class Reactor:
 
     def close(self) -> None:
         """Close every connection and descriptor of the reactor. Again: to no effect."""
+
+@final
+class ReactorHandle:
+    """What a main reactor needs of a reactor. Good for any thread, and after the reactor's end."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that the reactor has, or that are on their way to it."""
+
+@final
+class MainReactor:
+    """Accepts on a thread of its own, and hands each connection to the reactor with the fewest."""
+
+    def __new__(cls, reactors: Sequence[ReactorHandle], poller: str = "auto") -> MainReactor:
+        """Raises ValueError without a reactor or for an unknown poller, OSError if the kernel refuses it."""
+
+    def add_listener(self, fd: int, number: int) -> None:
+        """Accept from a listening socket, whose connections have this number in the applications' lists of listeners.
+
+        The descriptor is duplicated: the caller keeps its own. Raises OSError for a descriptor that does not listen,
+        ValueError if another listener has the number, RuntimeError once stopped.
+        """
+
+    def remove_listener(self, number: int) -> None:
+        """Accept no more from this listener. On return all that its clients believe accepted has been handed over.
+
+        Raises ValueError if there is none of this number, RuntimeError once stopped.
+        """
+
+    def stop(self) -> None:
+        """Remove every listener and end the thread. Again: to no effect. Raises the OSError that ended it early."""
+
+    @property
+    def deserted(self) -> bool:
+        """Whether a connection had to be closed because no reactor was left to take it."""
+
+    def counters(self) -> dict[str, int]:
+        """What it has counted since it was made, by name."""
 
 @final
 class AsgiServer:

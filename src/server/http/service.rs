@@ -144,7 +144,8 @@ impl HttpServer {
             if connection.marks.has(Marks::GREETED) { self.settings.keep_alive } else { self.settings.head_timeout };
         let idle_for = io.time_left(token).map_or(Duration::ZERO, |left| timeout.saturating_sub(left));
         match DRAIN_IDLE.checked_sub(idle_for) {
-            _ if io.queued_bytes(token) > 0 => io.close(token),
+            // Its last response, which has promised that a request may follow, has not even left.
+            _ if io.queued_bytes(token) > 0 => self.enter(io, token, None),
             Some(left) if !left.is_zero() => io.set_deadline(token, left),
             _ => io.close_idle(token),
         }
