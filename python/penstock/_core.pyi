@@ -76,8 +76,45 @@ class Reactor:
     def counters(self) -> dict[str, int]:
         """What this reactor has counted since it was made, by name. From any thread."""
 
+    def handle(self) -> ReactorHandle:
+        """For a main reactor, which hands connections over to this one. From any thread."""
+
     def close(self) -> None:
         """Close every connection and descriptor of the reactor. Again: to no effect."""
+
+@final
+class ReactorHandle:
+    """What a main reactor needs of another one, good for any thread. `Reactor.handle` makes it."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that the reactor has, or that are on their way to it."""
+
+@final
+class MainReactor:
+    """Accepts on a thread of its own, and hands each connection to the reactor with the fewest."""
+
+    def __new__(cls, reactors: Sequence[ReactorHandle], poller: str = "auto") -> MainReactor:
+        """Raises ValueError without a reactor, and for a poller that is not known."""
+
+    @property
+    def deserted(self) -> bool:
+        """Whether a connection had to be closed because no reactor was left to take it."""
+
+    def add_listener(self, fd: int, number: int) -> None:
+        """Accept from a listening socket, whose connections have this number in the applications' lists of listeners.
+
+        The descriptor is duplicated: the caller keeps its own.
+        """
+
+    def remove_listener(self, number: int) -> None:
+        """Accept no more from this listener. On return all that its clients believe accepted has been handed over."""
+
+    def counters(self) -> dict[str, int]:
+        """What it has counted since it was made, by name. From any thread."""
+
+    def stop(self) -> None:
+        """Remove every listener and end the thread. Again: to no effect. Raises OSError if the thread ended by one."""
 
 @final
 class AsgiServer:
@@ -124,19 +161,8 @@ class HttpCycle:
         of order or form, and ClientDisconnected, an OSError, once nothing can be sent any more.
         """
 
-class LatencyReport(TypedDict):
-    """How long answers took, in microseconds."""
-
-    count: int
-    mean: float
-    p50: float
-    p90: float
-    p99: float
-    p99_9: float
-    max: float
-
 class TargetReport(TypedDict):
-    """What one target of a load answered."""
+    """What one target of a load answered; `latency_us` as in `LoadReport`."""
 
     path: str
     connections: int
@@ -146,17 +172,17 @@ class TargetReport(TypedDict):
     first_error: str | None
     fewest_on_one: int
     most_on_one: int
-    latency_us: LatencyReport
+    latency_us: dict[str, float]
 
 class LoadReport(TypedDict):
-    """What a load came to; `rate` in answers a second."""
+    """What a load came to; `rate` in answers a second, `latency_us` has count, mean, p50, p90, p99, p99_9 and max."""
 
     duration_s: float
     answers: int
     errors: int
     reconnects: int
     rate: float
-    latency_us: LatencyReport
+    latency_us: dict[str, float]
     targets: list[TargetReport]
 
 def run_http_load(
