@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import programs
 import pytest
 from conformance.cases import CASES, Case
 from conformance.exchange import outcomes
@@ -30,8 +31,11 @@ def surprises(port: int, server: str) -> dict[str, tuple[str, str]]:
     return {case.key: (found[case.key], recorded[case.key]) for case in again if found[case.key] != recorded[case.key]}
 
 
+@pytest.mark.timeout(400)  # nginx may have to be installed first.
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_server_does_with_each_case_what_the_page_says(server: str, tmp_path: Path):
+    if server == "nginx":
+        programs.need("nginx")
     if server != "penstock":
         version = installed_version(server)
         if version is None:

@@ -1,5 +1,6 @@
 //! Bytes to requests: each piece of input is understood as far as the connection's stage allows.
 
+use super::connection::Marks;
 use super::error_page::{self, PageStyle};
 use super::exchange::{Answer, Exchange, HeadPlace, RequestView, Stage, Take};
 use super::service::{HttpEvent, HttpIo, HttpServer};
@@ -16,10 +17,10 @@ const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 impl HttpServer {
     pub fn received(&mut self, io: &mut HttpIo, token: Token, lease: Lease) {
         let Some(connection) = io.state(token) else { return };
-        if connection.awaits_proxy_header {
+        if connection.marks.has(Marks::AWAITS_PROXY_HEADER) {
             return self.received_proxy_header(io, token, lease);
         }
-        connection.greeted = true;
+        connection.marks.set(Marks::GREETED);
         let mut exchange = connection.active.take().unwrap_or_else(|| self.spare.pop().unwrap_or_default());
         let outcome = self.take_bytes(io, token, &mut exchange, lease);
         self.put_back(io, token, exchange);

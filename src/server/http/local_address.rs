@@ -12,7 +12,7 @@ use crate::core::Token;
 use crate::net;
 
 /// Addresses that are remembered. Beyond them (a machine can own a whole IPv6 network) each request asks the kernel.
-const MAX_REMEMBERED: usize = 256;
+const MAX_REMEMBERED: usize = u8::MAX as usize;
 
 /// An address of this machine that a connection came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,7 +20,7 @@ pub struct LocalAddress {
     pub ip: IpAddr,
     pub port: u16,
     /// The same number for the same address, to remember things by.
-    pub index: Option<u16>,
+    pub index: Option<u8>,
 }
 
 #[derive(Default)]
@@ -43,7 +43,7 @@ impl LocalAddresses {
                 self.known.len() - 1
             })
         });
-        LocalAddress { ip: address.0, port: address.1, index: index.map(|index| index as u16) }
+        LocalAddress { ip: address.0, port: address.1, index: index.map(|index| index as u8) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Connections through a proxy: who the client is, by a PROXY protocol header before the first request or by the
 //! X-Forwarded headers of each. Both are believed only when they come from a trusted peer.
 
-use super::connection::PeerAddress;
+use super::connection::{Marks, PeerAddress};
 use super::exchange::{Exchange, Stage};
 use super::input::Took;
 use super::service::{HttpIo, HttpServer};
@@ -58,7 +58,7 @@ impl HttpServer {
     /// The client is known: on to its first request.
     fn begin_announced(&mut self, io: &mut HttpIo, token: Token, mut exchange: Box<Exchange>, source: Option<Source>) {
         let Some(connection) = io.state(token) else { return self.keep_spare(exchange) };
-        connection.awaits_proxy_header = false;
+        connection.marks.clear(Marks::AWAITS_PROXY_HEADER);
         match source {
             Some(Source::Internet(address)) => connection.peer = address.into(),
             Some(Source::Unix) => connection.peer = PeerAddress::Unix,
@@ -74,7 +74,7 @@ impl HttpServer {
             return self.keep_spare(exchange);
         }
         if let Some(connection) = io.state(token) {
-            connection.greeted = true;
+            connection.marks.set(Marks::GREETED);
         }
         let outcome = self.take_first_bytes(io, token, &mut exchange);
         self.put_back(io, token, exchange);

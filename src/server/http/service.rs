@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::access_log::AccessLog;
-use super::connection::{HttpConnection, PeerAddress};
+use super::connection::{HttpConnection, Marks, PeerAddress};
 use super::error_page::{self, PageStyle};
 use super::exchange::{Answer, Exchange};
 use super::local_address::LocalAddresses;
@@ -136,11 +136,12 @@ impl HttpServer {
 
     fn drain_connection(&mut self, io: &mut HttpIo, token: Token) {
         let Some(connection) = io.state(token).filter(|connection| connection.active.is_none()) else { return };
-        if connection.upgraded {
+        if connection.marks.has(Marks::UPGRADED) {
             // Its new protocol knows how to say good-bye.
             return;
         }
-        let timeout = if connection.greeted { self.settings.keep_alive } else { self.settings.head_timeout };
+        let timeout =
+            if connection.marks.has(Marks::GREETED) { self.settings.keep_alive } else { self.settings.head_timeout };
         let idle_for = io.time_left(token).map_or(Duration::ZERO, |left| timeout.saturating_sub(left));
         match DRAIN_IDLE.checked_sub(idle_for) {
             _ if io.queued_bytes(token) > 0 => io.close(token),
@@ -161,7 +162,10 @@ impl HttpServer {
     /// Take a connection that a listener accepted, or turn it away.
     pub fn add(&mut self, io: &mut HttpIo, fd: OwnedFd, listener: u16) {
         let awaits_proxy_header = self.settings.proxy_protocol;
-        let state = HttpConnection { listener, awaits_proxy_header, ..HttpConnection::default() };
+        let mut state = HttpConnection { listener, ..HttpConnection::default() };
+        if awaits_proxy_header {
+            state.marks.set(Marks::AWAITS_PROXY_HEADER);
+        }
         let over = io.connections() >= self.settings.max_connections;
         // An error here (the poller out of memory or watches) closes the descriptor: the peer learns at once.
         let Ok(token) = io.add_connection(fd, state) else { return };
@@ -184,13 +188,13 @@ impl HttpServer {
         }
         *count += 1;
         if let Some(connection) = io.state(token) {
-            connection.counted = true;
+            connection.marks.set(Marks::COUNTED);
         }
         true
     }
 
     fn leave(&mut self, connection: &HttpConnection) {
-        if !connection.counted {
+        if !connection.marks.has(Marks::COUNTED) {
             return;
         }
         if let Some((ip, _)) = connection.peer.internet()

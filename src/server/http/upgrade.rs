@@ -9,7 +9,7 @@
 
 use std::fmt;
 
-use super::connection::PeerAddress;
+use super::connection::{Marks, PeerAddress};
 use super::exchange::{Answer, Stage};
 use super::service::{HttpIo, HttpServer};
 use crate::core::Token;
@@ -84,7 +84,7 @@ impl HttpServer {
         written.ok_or(UpgradeError::Disconnected)??;
         let peer = self.peer(io, token);
         let Some(connection) = io.state(token) else { return Err(UpgradeError::Disconnected) };
-        connection.upgraded = true;
+        connection.marks.set(Marks::UPGRADED);
         let listener = connection.listener;
         let Some(mut exchange) = connection.active.take() else { return Err(UpgradeError::Disconnected) };
         self.in_progress -= 1;

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import socket
 import socketserver
 import subprocess
@@ -18,6 +17,8 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
+
+import programs
 
 START_TIMEOUT_S = 30.0
 
@@ -178,7 +179,7 @@ def nginx(home: Path) -> Generator[int]:
 
 
 def _nginx_binary() -> str:
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    found = programs.find("nginx")
     if found is None:
         raise FileNotFoundError("nginx")
     return found
