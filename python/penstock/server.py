@@ -138,7 +138,7 @@ class Worker:
         if loop.reactor.requests_in_progress:
             logs.error_logger.info("Waiting for connections to close. (CTRL+C to force quit)")
         if await self._have_ended_within(server, self.config.timeout_graceful_shutdown_s):
-            return None
+            return
         tasks = server.suspended_tasks()
         if not tasks:
             logs.error_logger.warning("Closing connections that did not finish in time")
