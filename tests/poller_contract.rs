@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -395,6 +396,10 @@ impl Output {
         unsafe { self.queue.push_borrowed(bytes, Owner(bytes.len())) };
     }
 
+    fn push_file(&mut self, file: &Arc<OwnedFd>, offset: usize, bytes: usize) {
+        self.queue.push_file(file.clone(), offset as u64, bytes);
+    }
+
     fn advance(&mut self, bytes: usize) {
         self.queue.advance(bytes, &mut self.pool, &mut self.released);
     }
@@ -406,6 +411,18 @@ fn pattern(bytes: usize) -> Vec<u8> {
 
 fn leaked(bytes: Vec<u8>) -> &'static [u8] {
     Box::leak(bytes.into_boxed_slice())
+}
+
+/// A file without a name that holds `bytes`.
+fn file_of(bytes: &[u8]) -> Arc<OwnedFd> {
+    let name = c"contract";
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(fd >= 0, "no file in memory: {}", io::Error::last_os_error());
+    // SAFETY: the descriptor is new, and nobody else's.
+    let mut file = unsafe { std::fs::File::from_raw_fd(fd) };
+    file.write_all(bytes).expect("memory is there");
+    Arc::new(file.into())
 }
 
 fn readable() -> Readiness {
@@ -588,6 +605,11 @@ every_backend_holds! {
     empty_segments_do_not_stop_the_others
     a_forgotten_flight_s_memory_is_read_no_more
     streams_of_random_pieces_arrive_whole_both_ways
+    a_file_leaves_between_what_is_queued_around_it
+    a_large_file_arrives_whole
+    a_large_file_starves_nobody
+    a_file_that_became_shorter_fails_the_send
+    a_forgotten_file_is_closed
     // 6. ends
     an_end_comes_once_after_the_last_bytes_and_sending_goes_on
     after_our_own_end_receiving_goes_on
@@ -1095,6 +1117,7 @@ fn stream_random_pieces(driver: &mut Driver, seed: u64) {
     let mut random = Random(seed);
     let token = Token::new(3, seed as u32);
     let (ours, theirs) = (leaked(pattern(1 + random.below(200_000))), pattern(1 + random.below(200_000)));
+    let file = file_of(ours);
     let (fd, mut peer) = driver.connection(token);
     let mut output = Output::new(token);
     let (mut queued, mut written, mut read) = (0, 0, Vec::new());
@@ -1103,7 +1126,11 @@ fn stream_random_pieces(driver: &mut Driver, seed: u64) {
         for _ in 0..random.below(100) {
             let piece = &ours[queued..(queued + random.below(3000)).min(ours.len())];
             queued += piece.len();
-            if random.below(2) == 0 { output.push(piece) } else { output.push_borrowed(piece) }
+            match random.below(3) {
+                0 => output.push(piece),
+                1 => output.push_borrowed(piece),
+                _ => output.push_file(&file, queued - piece.len(), piece.len()),
+            }
         }
         let end = (written + random.below(50_000)).min(theirs.len());
         written += peer.write(&theirs[written..end]);
@@ -1119,6 +1146,98 @@ fn stream_random_pieces(driver: &mut Driver, seed: u64) {
     assert!(read == ours && driver.inbox(token) == theirs, "seed {seed}: the bytes differ");
     driver.until_sent(&mut output, fd.as_raw_fd());
     driver.poller.forget(token, fd.as_raw_fd());
+}
+
+fn a_file_leaves_between_what_is_queued_around_it(driver: &mut Driver) {
+    let file = file_of(b"0123456789");
+    let (a, mut peer) = driver.connection(A);
+    let mut output = Output::new(A);
+    output.push(b"head ");
+    output.push_file(&file, 2, 5);
+    output.push(b" between ");
+    output.push_file(&file, 0, 3);
+    output.push_file(&file, 9, 1);
+    output.push_borrowed(b" tail");
+    driver.send(&mut output, a.as_raw_fd()).unwrap();
+    driver.until_sent(&mut output, a.as_raw_fd());
+    assert_eq!(driver.peer_reads(&mut *peer, 28), b"head 23456 between 0129 tail");
+    assert_eq!(Arc::strong_count(&file), 1, "a file that has left is still held");
+    assert_eq!(driver.listen_for_silence(), []);
+}
+
+fn a_large_file_arrives_whole(driver: &mut Driver) {
+    let bytes = pattern(driver.much);
+    let file = file_of(&bytes);
+    let (a, mut peer) = driver.connection(A);
+    let mut output = Output::new(A);
+    output.push_file(&file, 1, bytes.len() - 1);
+    output.push(b"the end");
+    driver.send(&mut output, a.as_raw_fd()).unwrap();
+    let (start, mut read) = (Instant::now(), Vec::new());
+    while read.len() < bytes.len() + 6 {
+        driver.turn_with(&mut output, a.as_raw_fd());
+        read.extend(peer.read(1 << 20));
+        assert!(start.elapsed() < PATIENCE, "{} bytes arrived", read.len());
+    }
+    assert!(read[..bytes.len() - 1] == bytes[1..] && read.ends_with(b"the end"), "the bytes differ");
+}
+
+/// Two peers read all they are sent: what one turn sends to one of them is bounded, so the other gets its share.
+fn a_large_file_starves_nobody(driver: &mut Driver) {
+    let file = file_of(&pattern(8 << 20));
+    let (a, mut to_a) = driver.connection(A);
+    let mut output = Output::new(A);
+    output.push_file(&file, 0, 8 << 20);
+    driver.send(&mut output, a.as_raw_fd()).unwrap();
+    let most = 1 << 20;
+    let mut left = (8 << 20) - output.queue.bytes();
+    assert!(left <= most, "{left} bytes left in one send");
+    for _ in 0..20 {
+        let before = output.queue.bytes();
+        driver.turn_with(&mut output, a.as_raw_fd());
+        left = before - output.queue.bytes();
+        assert!(left <= 2 * most, "{left} bytes left in one turn");
+        to_a.read(4 << 20);
+    }
+}
+
+fn a_file_that_became_shorter_fails_the_send(driver: &mut Driver) {
+    let file = file_of(&pattern(10_000));
+    let (a, _peer) = driver.connection(A);
+    let mut output = Output::new(A);
+    output.push(b"content-length: 20000");
+    output.push_file(&file, 0, 20_000);
+    let start = Instant::now();
+    let mut outcome = driver.send(&mut output, a.as_raw_fd());
+    while outcome.is_ok() {
+        assert!(start.elapsed() < PATIENCE && !output.queue.is_empty(), "bytes that are not there were sent");
+        while output.is_blocked {
+            let events = driver.turn(TICK);
+            for event in events {
+                if let Event::Sent(A, bytes) = event {
+                    output.advance(bytes);
+                    output.is_blocked = false;
+                }
+            }
+            assert!(start.elapsed() < PATIENCE, "the send hangs");
+        }
+        outcome = driver.send(&mut output, a.as_raw_fd());
+    }
+    assert!(output.queue.bytes() >= 10_000, "padding was sent");
+    driver.poller.forget(A, a.as_raw_fd());
+}
+
+fn a_forgotten_file_is_closed(driver: &mut Driver) {
+    let file = file_of(&pattern(driver.much));
+    let (a, _peer) = driver.connection(A);
+    let mut output = Output::new(A);
+    output.push_file(&file, 0, driver.much);
+    driver.send(&mut output, a.as_raw_fd()).unwrap();
+    driver.turn(TICK);
+    driver.poller.forget(A, a.as_raw_fd());
+    output.queue.clear(&mut output.pool, &mut output.released);
+    assert_eq!(Arc::strong_count(&file), 1);
+    assert!(!output.queue.has_files());
 }
 
 // ---------------------------------------------------------------- 6. ends

@@ -282,6 +282,13 @@ impl<C: Default> Io<C> {
         }
     }
 
+    /// Append a range of a regular file; its descriptor is closed when the range has left, or never will.
+    pub fn append_file(&mut self, token: Token, file: Arc<OwnedFd>, offset: u64, bytes: usize) {
+        if let Some((queue, _)) = self.output(token) {
+            queue.push_file(file, offset, bytes);
+        }
+    }
+
     fn output(&mut self, token: Token) -> Option<(&mut SegmentQueue, &mut BufferPool)> {
         let channel =
             self.channels.get_mut(token).filter(|channel| !channel.flags.closed && !channel.flags.lingering)?;

@@ -4,4 +4,4 @@ mod arena;
 mod segments;
 
 pub use arena::{Lease, TurnArena};
-pub use segments::{BufferPool, Owner, SegmentQueue};
+pub use segments::{BufferPool, FileRange, Owner, Run, SegmentQueue};

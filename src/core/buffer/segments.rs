@@ -1,7 +1,10 @@
-//! A SegmentQueue is what one connection still has to send. It owns its bytes until the kernel took them.
+//! A SegmentQueue is what one connection still has to send. It owns its bytes until the kernel took them; of a file it
+//! owns the descriptor and knows the range, and the bytes go from the kernel to the kernel.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// Something outside the core that keeps borrowed bytes alive (for Python: a strong reference).
 ///
@@ -15,16 +18,48 @@ enum Segment {
     Copied(Vec<u8>),
     /// Bytes of a foreign object, held by its owner.
     Borrowed { start: *const u8, len: usize, owner: Owner },
+    /// A range of a regular file, which is closed when its last range has left.
+    File { file: Arc<OwnedFd>, offset: u64, len: usize },
 }
 
 impl Segment {
-    fn as_slice(&self) -> &[u8] {
+    /// The bytes, unless they are in a file.
+    fn as_slice(&self) -> Option<&[u8]> {
         match self {
-            Segment::Copied(bytes) => bytes,
+            Segment::Copied(bytes) => Some(bytes),
             // SAFETY: push_borrowed's caller vouched that the owner keeps these bytes alive and unchanged.
-            Segment::Borrowed { start, len, .. } => unsafe { std::slice::from_raw_parts(*start, *len) },
+            Segment::Borrowed { start, len, .. } => Some(unsafe { std::slice::from_raw_parts(*start, *len) }),
+            Segment::File { .. } => None,
         }
     }
+
+    fn len(&self) -> usize {
+        match self {
+            Segment::Copied(bytes) => bytes.len(),
+            Segment::Borrowed { len, .. } | Segment::File { len, .. } => *len,
+        }
+    }
+}
+
+/// A part of a file that is to leave next.
+#[derive(Clone, Copy, Debug)]
+pub struct FileRange<'a> {
+    pub file: BorrowedFd<'a>,
+    pub offset: u64,
+    pub len: usize,
+}
+
+/// What is to leave next by one system call.
+#[derive(Debug)]
+pub enum Run<'a> {
+    Nothing,
+    /// The first `count` slices, `bytes` in all. Whether a file follows them at once: then they need not travel alone.
+    Slices {
+        count: usize,
+        bytes: usize,
+        before_file: bool,
+    },
+    File(FileRange<'a>),
 }
 
 /// Empty buffers of a reactor, to be used again while still in the processor's cache.
@@ -60,6 +95,8 @@ pub struct SegmentQueue {
     /// Bytes of the first segment that have already left.
     sent_of_first: usize,
     bytes: usize,
+    /// How many of the segments are files.
+    files: usize,
     /// The last segment may take no more bytes: the kernel may be reading it.
     sealed: bool,
 }
@@ -114,23 +151,49 @@ impl SegmentQueue {
         self.segments.push_back(Segment::Borrowed { start: bytes.as_ptr(), len: bytes.len(), owner });
     }
 
-    /// What to hand to the kernel next: up to `MAX_IOVECS` slices, in order.
-    pub fn io_slices<'a>(&'a self, into: &mut [IoSlice<'a>; Self::MAX_IOVECS]) -> usize {
-        let mut count = 0;
-        for segment in &self.segments {
-            if count == Self::MAX_IOVECS {
-                break;
-            }
-            let skip = if count == 0 { self.sent_of_first } else { 0 };
-            into[count] = IoSlice::new(&segment.as_slice()[skip..]);
-            count += 1;
+    /// Send a range of a regular file, by the kernel alone where it can. If the file turns out to be shorter when its
+    /// turn comes, the send fails: what was promised cannot be kept.
+    pub fn push_file(&mut self, file: Arc<OwnedFd>, offset: u64, len: usize) {
+        if len > 0 {
+            (self.bytes, self.files) = (self.bytes + len, self.files + 1);
+            self.segments.push_back(Segment::File { file, offset, len });
         }
-        count
+    }
+
+    /// Whether it takes more than slices to send this.
+    pub fn has_files(&self) -> bool {
+        self.files > 0
+    }
+
+    /// What to hand to the kernel next, after the first `skip` bytes: a file's range, or up to `MAX_IOVECS` slices.
+    pub fn run<'a>(&'a self, skip: usize, into: &mut [IoSlice<'a>; Self::MAX_IOVECS]) -> Run<'a> {
+        let (mut skip, mut count, mut bytes) = (self.sent_of_first + skip, 0, 0);
+        for segment in &self.segments {
+            let skipped = skip.min(segment.len());
+            skip -= skipped;
+            let len = segment.len() - skipped;
+            match segment {
+                _ if len == 0 => {}
+                _ if count == Self::MAX_IOVECS => break,
+                Segment::File { .. } if count > 0 => return Run::Slices { count, bytes, before_file: true },
+                Segment::File { file, offset, .. } => {
+                    return Run::File(FileRange { file: file.as_fd(), offset: offset + skipped as u64, len });
+                }
+                Segment::Copied(_) | Segment::Borrowed { .. } => {
+                    into[count] = IoSlice::new(&segment.as_slice().unwrap_or_default()[skipped..]);
+                    (count, bytes) = (count + 1, bytes + len);
+                }
+            }
+        }
+        if count == 0 { Run::Nothing } else { Run::Slices { count, bytes, before_file: false } }
     }
 
     /// The one slice that is left, if one `send` can carry everything (the common case).
     pub fn as_single(&self) -> Option<&[u8]> {
-        (self.segments.len() == 1).then(|| &self.segments[0].as_slice()[self.sent_of_first..])
+        match self.segments.len() {
+            1 => self.segments[0].as_slice().map(|bytes| &bytes[self.sent_of_first..]),
+            _ => None,
+        }
     }
 
     /// The kernel may read the present segments until the send completes: none of them grows.
@@ -143,7 +206,7 @@ impl SegmentQueue {
         assert!(sent <= self.bytes, "{sent} bytes sent of {} queued", self.bytes);
         self.bytes -= sent;
         while let Some(first) = self.segments.front() {
-            let left = first.as_slice().len() - self.sent_of_first;
+            let left = first.len() - self.sent_of_first;
             if sent < left {
                 self.sent_of_first += sent;
                 return;
@@ -167,6 +230,7 @@ impl SegmentQueue {
         match self.segments.pop_front() {
             Some(Segment::Copied(buffer)) => pool.give(buffer),
             Some(Segment::Borrowed { owner, .. }) => released.push(owner),
+            Some(Segment::File { .. }) => self.files -= 1,
             None => {}
         }
     }
@@ -178,8 +242,14 @@ mod tests {
 
     fn flat(queue: &SegmentQueue) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
-        let count = queue.io_slices(&mut slices);
-        slices[..count].iter().flat_map(|slice| slice.to_vec()).collect()
+        match queue.run(0, &mut slices) {
+            Run::Slices { count, .. } => slices[..count].iter().flat_map(|slice| slice.to_vec()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn file() -> Arc<OwnedFd> {
+        Arc::new(std::fs::File::open("/dev/null").unwrap().into())
     }
 
     #[test]
@@ -215,7 +285,29 @@ mod tests {
         queue.push_copy(&mut pool, b"later");
         assert!(queue.as_single().is_none());
         let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
-        assert_eq!(queue.io_slices(&mut slices), 2);
+        assert!(matches!(queue.run(0, &mut slices), Run::Slices { count: 2, bytes: 14, before_file: false }));
         assert_eq!(Some(slices[0].as_ptr()), before);
+    }
+
+    #[test]
+    fn runs_alternate_between_memory_and_files() {
+        let (mut queue, mut pool, mut released) = (SegmentQueue::new(), BufferPool::default(), Vec::new());
+        let file = file();
+        queue.push_copy(&mut pool, b"head");
+        queue.push_file(file.clone(), 1000, 50);
+        queue.push_file(file.clone(), 0, 0);
+        queue.push_copy(&mut pool, b"tail");
+        assert_eq!((queue.bytes(), queue.has_files(), Arc::strong_count(&file)), (58, true, 2));
+        let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
+        assert!(matches!(queue.run(0, &mut slices), Run::Slices { count: 1, bytes: 4, before_file: true }));
+        assert!(matches!(queue.run(4, &mut slices), Run::File(FileRange { offset: 1000, len: 50, .. })));
+        assert!(matches!(queue.run(54, &mut slices), Run::Slices { bytes: 4, before_file: false, .. }));
+        assert!(matches!(queue.run(58, &mut slices), Run::Nothing));
+        queue.advance(14, &mut pool, &mut released);
+        let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
+        assert!(matches!(queue.run(0, &mut slices), Run::File(FileRange { offset: 1010, len: 40, .. })));
+        assert!(queue.as_single().is_none());
+        queue.advance(42, &mut pool, &mut released);
+        assert_eq!((flat(&queue).as_slice(), queue.has_files(), Arc::strong_count(&file)), (&b"il"[..], false, 1));
     }
 }

@@ -1,13 +1,16 @@
 //! What readiness backends do when told that they may: one non-blocking system call, and its outcome.
 //!
-//! None of these owns a descriptor it is given, sleeps, or raises SIGPIPE.
+//! None of these owns a descriptor it is given or sleeps, but for a file's bytes that are not in memory: the kernel
+//! has no way of reading those that does not wait for the disk, so what one call may read is bounded. None raises
+//! SIGPIPE where that can be asked for; sendfile has no such flag, and relies on the process ignoring the signal, as
+//! CPython's and Rust's runtimes make it do.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::Completion;
-use crate::core::buffer::{Lease, SegmentQueue, TurnArena};
+use crate::core::buffer::{FileRange, Lease, Run, SegmentQueue, TurnArena};
 use crate::core::token::Token;
 
 pub(super) enum Received {
@@ -36,26 +39,129 @@ pub(super) fn receive(fd: RawFd, arena: &mut TurnArena, limit: usize) -> Receive
     }
 }
 
-/// Send from the front: `send` for one slice, `sendmsg` for several. Returns the bytes that have left.
+/// What one connection may send out of files in one turn, so that a large one leaves room for the others.
+const MAX_FILE_BYTES: usize = 512 * 1024;
+/// System calls that one connection's queue of slices and files may take in one turn.
+const MAX_RUNS: usize = 8;
+/// What is read at a time of a file that the kernel cannot send by itself.
+pub(super) const FILE_READ_BYTES: usize = 64 * 1024;
+
+const SEND_FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+
+/// Send from the front: `send` for one slice, `sendmsg` for several, `sendfile`. Returns the bytes that have left.
 pub(super) fn send(fd: RawFd, output: &SegmentQueue) -> io::Result<usize> {
-    const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
     if output.is_empty() {
         return Ok(0);
     }
-    let sent = if let Some(bytes) = output.as_single() {
+    if let Some(bytes) = output.as_single() {
         // SAFETY: the slice lives through the call.
-        unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), FLAGS) }
-    } else {
-        let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
-        let count = output.io_slices(&mut slices);
-        // SAFETY: all zero is a valid, empty msghdr.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = slices.as_mut_ptr().cast();
-        message.msg_iovlen = count as _;
-        // SAFETY: IoSlice has iovec's layout; the slices and what they show live through the call.
-        unsafe { libc::sendmsg(fd, &message, FLAGS) }
-    };
+        let sent = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), SEND_FLAGS) };
+        return usize::try_from(sent).map_err(|_| io::Error::last_os_error());
+    }
+    if output.has_files() {
+        return send_runs(fd, output);
+    }
+    let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
+    match output.run(0, &mut slices) {
+        Run::Slices { count, .. } => send_slices(fd, &slices[..count], SEND_FLAGS),
+        Run::Nothing | Run::File(_) => Ok(0),
+    }
+}
+
+fn send_slices(fd: RawFd, slices: &[IoSlice<'_>], flags: i32) -> io::Result<usize> {
+    // SAFETY: all zero is a valid, empty msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = slices.as_ptr().cast_mut().cast();
+    message.msg_iovlen = slices.len() as _;
+    // SAFETY: IoSlice has iovec's layout, and is only read; the slices and what they show live through the call.
+    let sent = unsafe { libc::sendmsg(fd, &message, flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Slices and files by turns, until the socket takes no more or this connection has had its share.
+fn send_runs(fd: RawFd, output: &SegmentQueue) -> io::Result<usize> {
+    let (mut sent, mut file_budget) = (0, MAX_FILE_BYTES);
+    for _ in 0..MAX_RUNS {
+        let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
+        let (outcome, wanted) = match output.run(sent, &mut slices) {
+            Run::Nothing => break,
+            Run::Slices { count, bytes, before_file } => {
+                // A head and the file behind it share their packets.
+                let flags = if before_file { SEND_FLAGS | libc::MSG_MORE } else { SEND_FLAGS };
+                (send_slices(fd, &slices[..count], flags), bytes)
+            }
+            Run::File(range) => {
+                let wanted = range.len.min(file_budget);
+                if wanted == 0 {
+                    break;
+                }
+                (send_file(fd, FileRange { len: wanted, ..range }), range.len)
+            }
+        };
+        match outcome {
+            Ok(bytes) => {
+                sent += bytes;
+                file_budget = file_budget.saturating_sub(bytes);
+                if bytes < wanted {
+                    break;
+                }
+            }
+            Err(error) if sent > 0 && error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+/// One `sendfile`. A file that ends before its range does is an error: the peer was promised more.
+fn send_file(fd: RawFd, range: FileRange<'_>) -> io::Result<usize> {
+    let mut offset = file_offset(range.offset)?;
+    // SAFETY: the offset is a local; both descriptors are open.
+    let sent = unsafe { libc::sendfile(fd, range.file.as_raw_fd(), &mut offset, range.len) };
+    match usize::try_from(sent) {
+        Ok(0) => Err(file_truncated()),
+        Ok(sent) => Ok(sent),
+        Err(_) => match last_errno() {
+            libc::EINTR => Err(io::ErrorKind::WouldBlock.into()),
+            // A file system that cannot hand its pages over.
+            libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP => send_file_by_reading(fd, range),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        },
+    }
+}
+
+fn send_file_by_reading(fd: RawFd, range: FileRange<'_>) -> io::Result<usize> {
+    let bytes = read_file(range)?;
+    send_slices(fd, &[IoSlice::new(&bytes)], SEND_FLAGS)
+}
+
+/// At least one byte and at most `FILE_READ_BYTES` of a range.
+pub(super) fn read_file(range: FileRange<'_>) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; range.len.min(FILE_READ_BYTES)];
+    let offset = file_offset(range.offset)?;
+    loop {
+        // SAFETY: the buffer is as long as told; the descriptor is open.
+        let read = unsafe { libc::pread(range.file.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len(), offset) };
+        match usize::try_from(read) {
+            Ok(0) => return Err(file_truncated()),
+            Ok(read) => {
+                bytes.truncate(read);
+                return Ok(bytes);
+            }
+            Err(_) => match last_errno() {
+                libc::EINTR => {}
+                errno => return Err(io::Error::from_raw_os_error(errno)),
+            },
+        }
+    }
+}
+
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
+}
+
+fn file_truncated() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "a file became shorter while it was being sent")
 }
 
 /// Accept what is waiting, at most `limit` connections. A failure of the listener's ends the burst.

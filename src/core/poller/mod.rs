@@ -21,7 +21,9 @@
 //! 5. **Sending**: `send` takes what leaves at once and says how much. `Blocked` promises exactly one `Sent`
 //!    (with what has left since, possibly 0) or `Failed` later, and the loop calls `send` again for the rest,
 //!    not before. From `Blocked` to that completion, or until `forget` has returned, the queue's flight must
-//!    neither move nor change nor be freed; the queue may grow behind it.
+//!    neither move nor change nor be freed; the queue may grow behind it. A range of a file leaves after what is
+//!    queued before it, a bounded part at a time (the rest is `Blocked` even if the socket has room), so that a large
+//!    file starves no other connection. If the file has become shorter than the range, the send that finds out fails.
 //! 6. **Ends.** `Ended` (the peer will send no more; sending may go on) comes once, after the last bytes.
 //!    `Failed` comes once and is the last completion of its token. Of a connection that is paused and has no
 //!    send blocked it may come late: when `receive` is called. Neither makes a later `wait` return in vain.

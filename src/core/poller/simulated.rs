@@ -19,9 +19,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::calls::{check, refuse_files};
+use super::calls::{check, read_file, refuse_files};
 use super::{Completion, Poller, Readiness, SendOutcome};
-use crate::core::buffer::{SegmentQueue, TurnArena};
+use crate::core::buffer::{FileRange, Run, SegmentQueue, TurnArena};
 use crate::core::token::Token;
 
 /// Small, so that turns do fill.
@@ -126,10 +126,55 @@ enum Arrival {
     Failure(i32),
 }
 
+/// Where bytes of a flight are.
+enum Piece {
+    /// Valid by the contract until the flight ends.
+    Memory(*const u8, usize),
+    /// They were in a file, and have been read.
+    Read(Vec<u8>),
+}
+
+impl Piece {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            // SAFETY: until the flight ends its bytes neither move nor are freed, by the contract.
+            Piece::Memory(start, len) => unsafe { std::slice::from_raw_parts(*start, *len) },
+            Piece::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// What would leave next, after the first `skip` bytes: at most `limit` bytes. Files are read.
+fn gather(output: &SegmentQueue, skip: usize, limit: usize) -> io::Result<Vec<Piece>> {
+    let (mut pieces, mut gathered) = (Vec::new(), 0);
+    while gathered < limit && pieces.len() < SegmentQueue::MAX_IOVECS {
+        let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
+        match output.run(skip + gathered, &mut slices) {
+            Run::Nothing => break,
+            Run::Slices { count, .. } => {
+                for slice in &slices[..count] {
+                    let len = slice.len().min(limit - gathered);
+                    pieces.push(Piece::Memory(slice.as_ptr(), len));
+                    gathered += len;
+                }
+            }
+            Run::File(range) => {
+                let bytes = read_file(FileRange { len: range.len.min(limit - gathered), ..range })?;
+                gathered += bytes.len();
+                pieces.push(Piece::Read(bytes));
+            }
+        }
+    }
+    Ok(pieces)
+}
+
+fn flat(pieces: &[Piece]) -> Vec<u8> {
+    pieces.iter().flat_map(|piece| piece.as_slice().iter().copied()).collect()
+}
+
 /// The part of a blocked send that its completion may take.
 struct Flight {
-    /// Where the bytes are. Valid by the contract until the flight ends.
-    slices: Vec<(*const u8, usize)>,
+    pieces: Vec<Piece>,
     /// What they were when the flight began: the contract says that they do not change.
     copy: Vec<u8>,
     due: Duration,
@@ -139,29 +184,13 @@ struct Flight {
 unsafe impl Send for Flight {}
 
 impl Flight {
-    fn begin(output: &SegmentQueue, skip: usize, limit: usize, due: Duration) -> Flight {
-        let mut all = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
-        let count = output.io_slices(&mut all);
-        let mut flight = Flight { slices: Vec::new(), copy: Vec::new(), due };
-        let mut skip = skip;
-        for slice in &all[..count] {
-            let skipped = skip.min(slice.len());
-            skip -= skipped;
-            let rest = &slice[skipped..];
-            let taken = &rest[..rest.len().min(limit - flight.copy.len())];
-            flight.slices.push((taken.as_ptr(), taken.len()));
-            flight.copy.extend_from_slice(taken);
-        }
-        flight
+    fn begin(pieces: Vec<Piece>, due: Duration) -> Flight {
+        Flight { copy: flat(&pieces), pieces, due }
     }
 
     /// The first `bytes` as they are now, which must be as they were.
     fn land(self, bytes: usize, seed: u64) -> Vec<u8> {
-        let mut landed = Vec::with_capacity(self.copy.len());
-        for (start, len) in self.slices {
-            // SAFETY: until the flight ends its bytes neither move nor are freed, by the contract.
-            landed.extend_from_slice(unsafe { std::slice::from_raw_parts(start, len) });
-        }
+        let mut landed = flat(&self.pieces);
         assert!(landed == self.copy, "the bytes of a blocked send were changed before it completed (seed {seed})");
         landed.truncate(bytes);
         landed
@@ -697,10 +726,7 @@ impl Poller for SimulatedPoller {
         if link.vanished && link.arrivals.is_empty() {
             link.arrive(gives_up, Arrival::Failure(libc::ETIMEDOUT));
         }
-        let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
-        let count = output.io_slices(&mut slices);
-        let offered: Vec<u8> =
-            slices[..count].iter().flat_map(|slice| slice.iter().copied()).take(link.room(plan)).collect();
+        let offered = flat(&gather(output, 0, link.room(plan))?);
         let sent =
             if random.happens(plan.deferred_sends) { 0 } else { random.part_of(offered.len(), plan.short_sends) };
         link.departed.extend(&offered[..sent]);
@@ -708,7 +734,7 @@ impl Poller for SimulatedPoller {
             return Ok(SendOutcome::Done(sent));
         }
         output.begin_flight();
-        link.flight = Some(Flight::begin(output, sent, plan.room_bytes, due));
+        link.flight = Some(Flight::begin(gather(output, sent, plan.room_bytes)?, due));
         Ok(SendOutcome::Blocked(sent))
     }
 

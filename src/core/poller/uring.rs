@@ -21,9 +21,9 @@ use io_uring::squeue::{self, Flags};
 use io_uring::types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 
-use super::calls::{concerns_one_connection, refuse_files};
+use super::calls::{concerns_one_connection, read_file, refuse_files};
 use super::{Completion, Poller, Readiness, SendOutcome};
-use crate::core::buffer::{Lease, SegmentQueue};
+use crate::core::buffer::{Lease, Run, SegmentQueue};
 use crate::core::token::Token;
 
 /// Submissions that one system call can carry; more make another.
@@ -53,8 +53,20 @@ struct Operation {
     fd: RawFd,
     /// The channel's epoch when it began. A later one says that nobody waits for it any more.
     epoch: u32,
-    /// Of a send of several segments: only the kernel reads it.
-    _message: Option<Box<Message>>,
+    /// What a send refers to besides the queue: only the kernel reads it.
+    _flight: Flight,
+}
+
+enum Flight {
+    /// One slice of the queue's, or no send at all.
+    Plain,
+    Message {
+        _slices: Box<Message>,
+    },
+    /// Bytes of a file, read so that they can be sent.
+    Read {
+        _bytes: Vec<u8>,
+    },
 }
 
 /// What a `sendmsg` in flight refers to.
@@ -241,7 +253,7 @@ impl UringPoller {
             }
             Kind::Receive | Kind::Send => opcode::RecvMulti::new(Fd(fd), BUFFER_GROUP).build(),
         };
-        let operation = self.begin(Operation { kind, fd, epoch, _message: None }, entry)?;
+        let operation = self.begin(Operation { kind, fd, epoch, _flight: Flight::Plain }, entry)?;
         self.channels[fd as usize].inward = operation;
         Ok(())
     }
@@ -421,24 +433,40 @@ impl UringPoller {
         Ok(())
     }
 
-    fn send_entry(&mut self, fd: RawFd, output: &SegmentQueue) -> (squeue::Entry, Option<Box<Message>>) {
+    fn send_entry(&mut self, fd: RawFd, output: &SegmentQueue) -> io::Result<(squeue::Entry, Flight)> {
         if let Some(bytes) = output.as_single() {
-            let len = bytes.len().min(u32::MAX as usize) as u32;
-            return (opcode::Send::new(Fd(fd), bytes.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build(), None);
+            return Ok((send_one(fd, bytes), Flight::Plain));
         }
         let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
-        let count = output.io_slices(&mut slices);
-        let empty = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
-        // SAFETY: all zero is a valid, empty msghdr.
-        let header: libc::msghdr = unsafe { std::mem::zeroed() };
-        let mut message = Box::new(Message { header, slices: [empty; SegmentQueue::MAX_IOVECS] });
-        for (slot, slice) in message.slices.iter_mut().zip(&slices[..count]) {
-            *slot = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
+        match output.run(0, &mut slices) {
+            Run::Slices { count, before_file, .. } => Ok(send_several(fd, &slices[..count], before_file)),
+            Run::File(range) => {
+                let bytes = read_file(range)?;
+                // The vector moves, what it holds does not.
+                Ok((send_one(fd, &bytes), Flight::Read { _bytes: bytes }))
+            }
+            Run::Nothing => unreachable!("an empty queue is not sent"),
         }
-        (message.header.msg_iov, message.header.msg_iovlen) = (message.slices.as_mut_ptr(), count as _);
-        let entry = opcode::SendMsg::new(Fd(fd), &raw const message.header).flags(libc::MSG_NOSIGNAL as u32).build();
-        (entry, Some(message))
     }
+}
+
+fn send_one(fd: RawFd, bytes: &[u8]) -> squeue::Entry {
+    let len = bytes.len().min(u32::MAX as usize) as u32;
+    opcode::Send::new(Fd(fd), bytes.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build()
+}
+
+fn send_several(fd: RawFd, slices: &[IoSlice<'_>], before_file: bool) -> (squeue::Entry, Flight) {
+    let empty = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+    // SAFETY: all zero is a valid, empty msghdr.
+    let header: libc::msghdr = unsafe { std::mem::zeroed() };
+    let mut message = Box::new(Message { header, slices: [empty; SegmentQueue::MAX_IOVECS] });
+    for (slot, slice) in message.slices.iter_mut().zip(slices) {
+        *slot = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
+    }
+    (message.header.msg_iov, message.header.msg_iovlen) = (message.slices.as_mut_ptr(), slices.len() as _);
+    let flags = libc::MSG_NOSIGNAL | if before_file { libc::MSG_MORE } else { 0 };
+    let entry = opcode::SendMsg::new(Fd(fd), &raw const message.header).flags(flags as u32).build();
+    (entry, Flight::Message { _slices: message })
 }
 
 impl Poller for UringPoller {
@@ -473,8 +501,8 @@ impl Poller for UringPoller {
             return Ok(SendOutcome::Done(0));
         }
         output.begin_flight();
-        let (entry, message) = self.send_entry(fd, output);
-        let operation = self.begin(Operation { kind: Kind::Send, fd, epoch, _message: message }, entry)?;
+        let (entry, flight) = self.send_entry(fd, output)?;
+        let operation = self.begin(Operation { kind: Kind::Send, fd, epoch, _flight: flight }, entry)?;
         self.channels[fd as usize].outward = operation;
         Ok(SendOutcome::Blocked(0))
     }
