@@ -32,7 +32,7 @@ build: $(VENV)/.built ## Make .venv with a release build of Penstock in it
 
 .PHONY: serve
 serve: $(VENV)/.built ## Serve the example application, examples/hello
-	exec $(BIN)/penstock serve --app-dir examples/hello --host $(HOST) --port $(PORT) $(ARGS) app:app
+	exec $(BIN)/penstock serve --app-dir examples/hello --host $(HOST) --port $(PORT) --timeout-graceful-shutdown 2 $(ARGS) app:app
 
 .PHONY: test
 test: test-rust test-python ## Run every test
@@ -74,7 +74,16 @@ clean: ## Remove everything that was built
 	rm -rf target $(VENV) .venv-peers python/penstock/_core*.so .pytest_cache .ruff_cache benchmarks/out
 	find python tests tools examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A virtual environment made by another Python, or half made, is made anew.
+# An environment stays the interpreter's that made it, until another one is asked for by name.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.executable))' 2>/dev/null),$\
+       $(shell $(BIN)/python -c 'import os, sys; print(os.path.realpath(sys._base_executable))' 2>/dev/null))
+$(VENV)/.made: anew
+endif
+endif
+.PHONY: anew
+anew:
+
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo "make: no $(PYTHON): install Python 3.11 or newer, or say PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

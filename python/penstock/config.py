@@ -281,7 +281,7 @@ class ServerConfig:
         10.0,
         Seconds(0.1, 86_400),
         group=LIMITS,
-        help="A request's head must be whole this long after its first byte, or after the connection's start; else 408.",
+        help="A request's head must be whole this long after its first byte, or the connection's start; else 408.",
     )
     timeout_body_s: float = setting(
         20.0,
