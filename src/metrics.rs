@@ -100,6 +100,8 @@ counters! {
     writes_timed_out,
     /// Responses completed.
     responses,
+    /// Requests that the server answered by itself: files, redirects and the like.
+    native_answers,
     /// Requests whose handler raised or broke its protocol.
     handler_errors,
     /// Times the attached phase ran out of its budget and left work for the next turn.

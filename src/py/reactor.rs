@@ -213,11 +213,13 @@ impl Reactor {
 
     /// Serve HTTP with this application on every listener added from now on.
     fn attach_asgi(&self, py: Python<'_>, asgi: Py<AsgiServer>) -> PyResult<()> {
-        let http = asgi.get().make_http_server(py)?;
+        let mut http = asgi.get().make_http_server(py)?;
         self.with(|inner| {
+            http.attach(&mut inner.event_loop.io)?;
             inner.event_loop.service.http = Some(http);
             inner.asgi = Some(asgi);
-        })
+            Ok(())
+        })?
     }
 
     /// Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own.

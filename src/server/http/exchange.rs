@@ -218,6 +218,16 @@ impl Exchange {
         }
     }
 
+    /// Keep the head for as long as the request lasts, wherever its bytes came from.
+    pub fn own_head(&mut self) {
+        if let HeadPlace::Leased(lease) = self.head_place {
+            self.head_bytes.clear();
+            // SAFETY: called within the turn that the head arrived in.
+            self.head_bytes.extend_from_slice(unsafe { lease.as_slice() });
+            self.head_place = HeadPlace::Owned;
+        }
+    }
+
     pub fn view(&self) -> RequestView<'_> {
         RequestView { bytes: self.head_slice(), head: &self.head }
     }

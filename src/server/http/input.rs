@@ -2,6 +2,7 @@
 
 use super::error_page::{self, PageStyle};
 use super::exchange::{Answer, Exchange, HeadPlace, RequestView, Stage, Take};
+use super::native::Owed;
 use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Lease;
@@ -25,7 +26,7 @@ impl HttpServer {
             Ok(Took::LastUnread) => self.follow(io, token),
             Err(error) => self.refuse(io, token, error),
         }
-        self.answer_refusals(io);
+        self.answer_natively(io);
     }
 
     fn take_bytes(
@@ -85,7 +86,7 @@ impl HttpServer {
         }
     }
 
-    /// A head is whole: the application's turn, unless the server is full.
+    /// A head is whole: whose turn is it?
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
         exchange.is_head = exchange.head.method.of(exchange.head_slice()) == b"HEAD";
         exchange.keep_alive = exchange.head.keep_alive;
@@ -104,10 +105,12 @@ impl HttpServer {
         }
         io.counters.requests.add(1);
         self.in_progress += 1;
-        if self.in_progress > self.settings.max_requests_in_progress {
-            self.refusals.push((token, HttpError::OVERLOADED));
-        } else {
-            self.events.push_back(HttpEvent::Request(token));
+        match self.responders.is_empty() {
+            true => self.hand_over(token),
+            false => match self.claimant(exchange) {
+                Some(responder) => self.owed.push((token, Owed::By(responder))),
+                None => self.hand_over(token),
+            },
         }
         Ok(())
     }
@@ -172,14 +175,6 @@ impl HttpServer {
         if let Some(log) = &mut self.access_log {
             let line = if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line[..] };
             log.line(peer, line, error.status);
-        }
-    }
-
-    /// Answer what the server answers by itself.
-    pub(super) fn answer_refusals(&mut self, io: &mut HttpIo) {
-        while let Some((token, error)) = self.refusals.pop() {
-            io.counters.count_refusal(error.status);
-            self.answer_with_page(io, token, error);
         }
     }
 

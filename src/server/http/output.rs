@@ -1,5 +1,8 @@
 //! Responses to bytes: an application's head and body into the connection's output, and what follows the last of it.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use super::connection::PeerAddress;
 use super::error_page;
 use super::exchange::{Answer, Stage};
@@ -15,6 +18,8 @@ pub enum Body<'a> {
     Copied(&'a [u8]),
     /// To be sent from where it is; the owner keeps it there.
     Borrowed(&'a [u8], Owner),
+    /// A range of a regular file, to be sent by the kernel.
+    File { file: Arc<OwnedFd>, offset: u64, bytes: usize },
 }
 
 #[derive(Debug)]
@@ -77,11 +82,11 @@ impl HttpServer {
         more: bool,
     ) -> Result<usize, RespondError> {
         self.write_body(io, token, body, more)?;
-        self.answer_refusals(io);
+        self.answer_natively(io);
         Ok(io.queued_bytes(token))
     }
 
-    fn write_body(&mut self, io: &mut HttpIo, token: Token, body: Body<'_>, more: bool) -> Result<(), RespondError> {
+    pub(super) fn write_body(&mut self, io: &mut HttpIo, token: Token, body: Body<'_>, more: bool) -> Result<(), RespondError> {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(give_back(io, body, RespondError::Disconnected));
         };
@@ -93,6 +98,7 @@ impl HttpServer {
             }),
             // SAFETY: whoever made the Body promised that the owner keeps the bytes.
             Body::Borrowed(bytes, owner) => unsafe { send_borrowed(io, token, &mut writer, bytes, owner, more) },
+            Body::File { file, offset, bytes } => send_file(io, token, &mut writer, (file, offset, bytes), more),
         };
         match written {
             None => return Err(RespondError::Disconnected),
@@ -113,10 +119,10 @@ impl HttpServer {
     pub fn fail(&mut self, io: &mut HttpIo, token: Token) {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         match exchange.answer {
-            Answer::Unstarted => self.answer_with_page(io, token, HttpError::APPLICATION_FAILED),
+            Answer::Unstarted => self.answer_with_page(io, token, HttpError::APPLICATION_FAILED, &[]),
             Answer::Started | Answer::Complete => io.abort(token),
         }
-        self.answer_refusals(io);
+        self.answer_natively(io);
     }
 
     /// The application leaves its request unanswered, because nobody reads the answer.
@@ -126,12 +132,13 @@ impl HttpServer {
         }
     }
 
-    /// Answer a request with a page of the server's own.
-    pub(super) fn answer_with_page(&mut self, io: &mut HttpIo, token: Token, error: HttpError) {
+    /// Answer a request with a page of the server's own. `lines`: further header lines, in wire form.
+    pub(super) fn answer_with_page(&mut self, io: &mut HttpIo, token: Token, error: HttpError, lines: &[u8]) {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         let style = exchange.page_style();
         let page = error_page::body(error, style);
         let begun = self.start_response::<ResponseError>(io, token, error.status, page.len(), true, |head| {
+            head.prepared(lines);
             error_page::write_headers(head, error.status, style)
         });
         debug_assert!(begun.is_ok(), "a page of our own is a valid response");
@@ -218,6 +225,29 @@ unsafe fn send_borrowed(
         Ok(began) => began,
         Err(error) => return Some(Err(error)),
     };
+    io.append_with(token, |out| {
+        if began {
+            writer.end_piece(out);
+        }
+        if more { Ok(()) } else { writer.finish(out) }
+    })
+}
+
+/// Send a range of a file, its bytes unseen.
+fn send_file(
+    io: &mut HttpIo,
+    token: Token,
+    writer: &mut BodyWriter,
+    (file, offset, bytes): (Arc<OwnedFd>, u64, usize),
+    more: bool,
+) -> Option<Result<(), ResponseError>> {
+    let began = match io.append_with(token, |out| writer.begin_piece(out, bytes))? {
+        Ok(began) => began,
+        Err(error) => return Some(Err(error)),
+    };
+    if began {
+        io.append_file(token, file, offset, bytes);
+    }
     io.append_with(token, |out| {
         if began {
             writer.end_piece(out);
