@@ -73,7 +73,11 @@ pub enum NativePiece {
     Shared(Arc<[u8]>, Range<usize>),
     Own(Vec<u8>),
     /// A range of a regular file.
-    File { file: Arc<OwnedFd>, offset: u64, bytes: usize },
+    File {
+        file: Arc<OwnedFd>,
+        offset: u64,
+        bytes: usize,
+    },
 }
 
 impl NativePiece {

@@ -86,7 +86,13 @@ impl HttpServer {
         Ok(io.queued_bytes(token))
     }
 
-    pub(super) fn write_body(&mut self, io: &mut HttpIo, token: Token, body: Body<'_>, more: bool) -> Result<(), RespondError> {
+    pub(super) fn write_body(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        body: Body<'_>,
+        more: bool,
+    ) -> Result<(), RespondError> {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(give_back(io, body, RespondError::Disconnected));
         };
