@@ -12,6 +12,8 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 ARGS ?=
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +21,7 @@ BIN := $(VENV)/bin
 MATURIN := maturin>=1.9,<2
 
 RUST_SOURCES := $(shell find src -name '*.rs') Cargo.toml Cargo.lock $(wildcard .cargo/config.toml build.rs)
-PYTHON_PATHS := python tests/python tools examples $(wildcard benchmarks)
+PYTHON_PATHS := python tests/python tests/soak tools examples $(wildcard benchmarks)
 
 .PHONY: help
 help: ## Show this
@@ -65,9 +67,17 @@ fmt: $(VENV)/.dev | need-cargo ## Put Python and Rust sources in their form
 docs: $(VENV)/.built ## Write the pages that are made from the code
 	$(BIN)/python tools/generate_docs.py
 
+.PHONY: soak
+soak: $(VENV)/.built ## Pass gigabytes and a million connections; memory and descriptors must stay flat
+	$(BIN)/python tests/soak/soak.py $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.built $(VENV)/.bench ## Measure Penstock beside its peers and write a report
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: | need-cargo ## Fuzz parser, server and core, FUZZ_SECONDS each (see fuzz/README.md)
+	FUZZ_SECONDS='$(FUZZ_SECONDS)' FUZZ_TARGETS='$(FUZZ_TARGETS)' fuzz/run
 
 .PHONY: clean
 clean: ## Remove everything that was built

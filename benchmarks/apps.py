@@ -37,6 +37,17 @@ async def fairness(scope: Scope, receive: Receive, send: Send) -> None:
     return await send({"type": "http.response.body", "body": BODY})
 
 
+LARGE = bytes(64 * 1024)
+
+
+async def hostile(scope: Scope, receive: Receive, send: Send) -> None:
+    """Greet, except at /large: 64 KiB; send a POST its body back."""
+    if scope["type"] == "http" and scope["path"] == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"65536")]})
+        return await send({"type": "http.response.body", "body": LARGE})
+    return await asgi(scope, receive, send)
+
+
 async def rsgi(scope: Any, protocol: Any) -> None:
     """Granian's own interface, for what it can do without ASGI."""
     protocol.response_bytes(200, [("content-type", "text/plain")], BODY)

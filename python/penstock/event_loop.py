@@ -105,6 +105,8 @@ class EventLoop(asyncio.SelectorEventLoop):
     # What a selector loop of CPython has, and this one looks at (base_events.py).
     _ready: Any
     _scheduled: list[Any]
+    # Until there is a reactor: asyncio looks at it when a loop goes that could not be made.
+    _closed = True
 
     def __init__(self, poller: str = "auto") -> None:
         self.reactor = _core.Reactor(poller)
@@ -123,7 +125,10 @@ class EventLoop(asyncio.SelectorEventLoop):
 
 
 def _descriptor(fileobj: Any) -> int:
-    fd = fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+    try:
+        fd = fileobj if isinstance(fileobj, int) else int(fileobj.fileno())
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(f"{fileobj!r} is no descriptor, and has none") from None
     if fd < 0:
         raise ValueError(f"{fileobj!r} has no descriptor: is it closed?")
     return fd

@@ -38,8 +38,7 @@ class Lifespan:
         self._messages.put_nowait({"type": "lifespan.startup"})
         await self._started.wait()
         if self._failure is not None:
-            reason = f": {self._failure}" if self._failure else ""
-            raise StartupError(f"application startup failed{reason}")
+            raise _startup_error(self._failure)
         if self._error is not None and not self._answered:
             self._unsupported(self._error)
         logs.error_logger.info("Application startup complete.")
@@ -61,9 +60,7 @@ class Lifespan:
         await self._stopped.wait()
         if self._failure is not None:
             logs.error_logger.error("Application shutdown failed: %s", self._failure)
-        elif self._error is not None:
-            logs.error_logger.error("Exception in lifespan shutdown", exc_info=self._error)
-        else:
+        elif self._error is None:
             logs.error_logger.info("Application shutdown complete.")
         await asyncio.gather(self._task, return_exceptions=True)
 
@@ -73,6 +70,9 @@ class Lifespan:
             await self._app(scope, self._messages.get, self._send)
         except BaseException as error:
             self._error = error
+            if self._answered and self._failure is None and not isinstance(error, asyncio.CancelledError):
+                # It had begun, so this is no "not supported": something of the application's own has ended.
+                logs.error_logger.error("Exception in the application's lifespan", exc_info=error)
             if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
                 raise
         finally:
@@ -89,3 +89,10 @@ class Lifespan:
         if outcome == "failed":
             self._failure = str(message.get("message", ""))
         (self._started if phase == "startup" else self._stopped).set()
+
+
+def _startup_error(failure: str) -> StartupError:
+    """One line; of a whole traceback (Starlette sends one) the last, with the rest above it."""
+    lines = failure.strip().splitlines()
+    reason = f": {lines[-1]}" if lines else ""
+    return StartupError(f"application startup failed{reason}", details=failure.strip() if len(lines) > 1 else None)

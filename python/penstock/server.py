@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from . import _core, importer, listener, logs
@@ -33,9 +33,29 @@ def serve(app: str | Callable[..., Any], config: ServerConfig) -> None:
     listeners = listener.open_listeners(config)
     try:
         with asyncio.Runner(loop_factory=lambda: EventLoop(config.poller)) as runner:
-            runner.run(Worker(application, listeners, config).main())
+            runner.run(_run(Worker(application, listeners, config)))
     finally:
         listener.close_listeners(listeners)
+
+
+async def _run(worker: Worker) -> None:
+    """Everything of the loop's: when it ends, whatever else the application has left running must end, too."""
+    try:
+        await worker.main()
+    finally:
+        await _end_leftovers()
+
+
+async def _end_leftovers() -> None:
+    """Cancel them; asyncio.Runner would wait forever for one that ignores it."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel("the server is shutting down")
+    if left:
+        _, left = await asyncio.wait(left, timeout=_CANCEL_GRACE_S)
+    for task in left:
+        logs.error_logger.warning("Leaving without a task that ignores its cancellation: %r", task)
+        _disown(task)
 
 
 class Worker:
@@ -53,7 +73,9 @@ class Worker:
         logs.error_logger.info("Started server process [%d]", os.getpid())
         lifespan = Lifespan(self.app, self.config.lifespan)
         with self._stopping_on_signals(loop):
-            await lifespan.start_up()
+            if not await _ends_unless(self._stop, lifespan.start_up()):
+                logs.error_logger.info("Stopped before the application had started")
+                return
             server = self._attach(loop, lifespan.state)
             logs.log_banner(listener.describe(each) for each in self.listeners)
             # What start-up made stays; the collector need not look at it again for every generation.
@@ -62,7 +84,9 @@ class Worker:
             await self._stop.wait()
             logs.error_logger.info("Shutting down")
             await self._drain(loop, server)
-            await lifespan.shut_down()
+            self._hurry.clear()
+            if not await _ends_unless(self._hurry, lifespan.shut_down()):
+                logs.error_logger.warning("Leaving before the application's shutdown has ended")
         logs.error_logger.info("Finished server process [%d]", os.getpid())
 
     def stop(self) -> None:
@@ -91,26 +115,34 @@ class Worker:
 
     async def _drain(self, loop: EventLoop, server: _core.AsgiServer) -> None:
         """Accept no more, let the requests under way finish, and end those that take too long."""
+        # The reactor's own descriptors are the last of a listener, if no other process has it: so clients are let in
+        # until the moment at which it takes those who wait, and are refused from then on.
+        listener.close_listeners(self.listeners)
         loop.reactor.remove_listeners()
         loop.reactor.drain()
         if loop.reactor.requests_in_progress:
             logs.error_logger.info("Waiting for connections to close. (CTRL+C to force quit)")
-        if await self._is_quiet_within(self.config.timeout_graceful_shutdown_s):
+        if await self._have_ended_within(server, self.config.timeout_graceful_shutdown_s):
             return
-        logs.error_logger.warning(
-            "Cancelling %d requests that did not finish in time", loop.reactor.requests_in_progress
-        )
-        for task in server.suspended_tasks():
+        tasks = server.suspended_tasks()
+        if not tasks:
+            return logs.error_logger.warning("Closing connections that did not finish in time")
+        logs.error_logger.warning("Cancelling %d requests that did not finish in time", len(tasks))
+        for task in tasks:
             task.cancel("the server is shutting down")
         self._hurry.clear()
-        await self._is_quiet_within(_CANCEL_GRACE_S)
+        await self._have_ended_within(server, _CANCEL_GRACE_S)
+        return None
 
-    async def _is_quiet_within(self, timeout_s: float) -> bool:
-        waits = [asyncio.ensure_future(event.wait()) for event in (self._quiet, self._hurry)]
-        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        return self._quiet.is_set()
+    async def _have_ended_within(self, server: _core.AsgiServer, timeout_s: float) -> bool:
+        """Whether all requests have ended, before the time is up and before somebody hurries."""
+        return await _ends_unless(self._hurry, self._have_ended(server), timeout_s)
+
+    async def _have_ended(self, server: _core.AsgiServer) -> None:
+        await self._quiet.wait()
+        # All is answered; what applications still do after their responses is part of their requests.
+        while tasks := server.suspended_tasks():
+            await asyncio.wait(tasks)
 
     @contextlib.contextmanager
     def _stopping_on_signals(self, loop: EventLoop) -> Generator[None]:
@@ -125,6 +157,26 @@ class Worker:
         finally:
             for each in _STOP_SIGNALS:
                 loop.remove_signal_handler(each)
+
+
+async def _ends_unless(event: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float | None = None) -> bool:
+    """Whether `work` came to its end before the event and within the time; otherwise it is cancelled."""
+    working, told = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait((working, told), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            return False
+        working.result()
+        return True
+    finally:
+        working.cancel()
+        told.cancel()
+
+
+def _disown(task: Any) -> None:
+    """Let nobody wait for the task, or complain of it."""
+    asyncio.tasks._unregister_task(task)
+    task._log_destroy_pending = False
 
 
 def _report(message: str, error: BaseException | None) -> None:

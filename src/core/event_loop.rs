@@ -59,9 +59,9 @@ pub trait Service {
     fn ended(&mut self, io: &mut Io<Self::Connection>, token: Token);
     /// The output fell to the low watermark, after `Io::want_drained`.
     fn drained(&mut self, io: &mut Io<Self::Connection>, token: Token);
-    /// A send could not take everything: the peer does not read, or not as fast.
+    /// A send could not take everything: the peer does not read, or not as fast. Told once until `unblocked`.
     fn blocked(&mut self, _io: &mut Io<Self::Connection>, _token: Token) {}
-    /// What was blocked has left, all of it.
+    /// What was blocked has left, all of it. Not told after `Io::close`.
     fn unblocked(&mut self, _io: &mut Io<Self::Connection>, _token: Token) {}
     /// The deadline passed.
     fn expired(&mut self, io: &mut Io<Self::Connection>, token: Token);
@@ -680,6 +680,10 @@ impl<S: Service> EventLoop<S> {
         if self.io.send_output(token) {
             self.service.blocked(&mut self.io, token);
         }
+        self.tell_if_drained(token);
+    }
+
+    fn tell_if_drained(&mut self, token: Token) {
         if self.io.take_drained(token) {
             self.service.drained(&mut self.io, token);
         }
@@ -763,8 +767,9 @@ impl<S: Service> EventLoop<S> {
             self.io.counters.bytes_sent.add(bytes as u64);
             queue.advance(bytes, &mut self.io.buffers, &mut self.io.released);
         }
-        self.flush_one(token);
-        if !self.io.is_blocked(token) {
+        let is_still_blocked = self.io.send_output(token);
+        self.tell_if_drained(token);
+        if !is_still_blocked && !self.io.is_closing(token) {
             self.service.unblocked(&mut self.io, token);
         }
     }

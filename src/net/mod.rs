@@ -11,6 +11,6 @@ mod socket;
 pub use error::errno_of;
 pub use inet_address::{AddressError, RawAddress, SocketAddress, UnixAddress};
 pub use socket::{
-    ConnectProgress, ListenOptions, Listener, connect, local_address, peer_address, shutdown_write, socket_pair,
-    take_error,
+    ConnectProgress, ListenOptions, Listener, accept, connect, local_address, peer_address, shutdown_write,
+    socket_pair, take_error,
 };

@@ -195,6 +195,20 @@ pub fn connect(address: &SocketAddress) -> io::Result<(OwnedFd, ConnectProgress)
     }
 }
 
+/// A connection that waits at a listener, if one does: non-blocking, and not inherited by children.
+pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    let (listener, no_address) = (listener.as_fd().as_raw_fd(), std::ptr::null_mut());
+    // SAFETY: the descriptor is open, and no address is asked for.
+    let outcome =
+        unsafe { libc::accept4(listener, no_address, std::ptr::null_mut(), libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) };
+    match checked(outcome) {
+        // SAFETY: the descriptor is new, and nobody else's.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(during("accept", "", error)),
+    }
+}
+
 /// The address a socket is bound to.
 pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddress> {
     address_by("getsockname", libc::getsockname, socket.as_fd())

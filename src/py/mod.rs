@@ -24,6 +24,7 @@ mod _core {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("ClientDisconnected", module.py().get_type::<super::asgi::ClientDisconnected>())?;
         // A debug build is many times slower; the package warns on import.
         module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
         super::asgi::prepare_types(module.py())

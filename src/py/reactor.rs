@@ -22,17 +22,23 @@ use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
 use crate::core::{EventLoop, Token};
 use crate::metrics::ReactorCounters;
-use crate::net::Listener;
-use crate::net::options::NO_DELAY;
+use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
+use crate::net::{self, Listener};
 use crate::reactor::Mail;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
 const EVENT_WRITE: u8 = 2;
 
+/// What the kernel may hold, unsent, for a peer that does not read; by itself it would grow to megabytes for each.
+const MAX_UNSENT_BYTES: u32 = 256 * 1024;
+
 /// How long the attached phase may run before the loop flushes what it produced and looks at the poller again.
 /// Without it a batch of slow handlers would delay the first one's answer by their sum.
 const ATTACHED_BUDGET: Duration = Duration::from_micros(500);
+
+/// More cannot wait at a listener (`net.core.somaxconn` has 16 bits here and there, and rarely so many).
+const MAX_BACKLOG: usize = 65_535;
 
 pub(super) struct Inner {
     pub event_loop: EventLoop<PyService>,
@@ -228,8 +234,9 @@ impl Reactor {
         let own: OwnedFd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
         let own = Listener::from_fd(own)?;
         if !own.address().is_unix() {
-            // Accepted sockets inherit it, which saves a system call for each.
+            // Accepted sockets inherit these, which saves system calls for each.
             NO_DELAY.set(&own, true)?;
+            NOT_SENT_LOW_WATER.set(&own, Bytes(MAX_UNSENT_BYTES))?;
         }
         self.with(|inner| {
             let token = inner.event_loop.io.add_listener(own.into_fd())?;
@@ -238,11 +245,22 @@ impl Reactor {
         })?
     }
 
-    /// Stop accepting: close this reactor's descriptors of its listeners.
+    /// Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken.
+    ///
+    /// The kernel has let those clients in already; closing alone would reset them. For a listener that others hold
+    /// too, they are as well served here.
     fn remove_listeners(&self) -> PyResult<()> {
         self.with(|inner| {
-            for token in inner.event_loop.service.listeners.drain(..) {
-                inner.event_loop.io.remove_listener(token);
+            let EventLoop { io, service, .. } = &mut inner.event_loop;
+            for (number, token) in std::mem::take(&mut service.listeners).into_iter().enumerate() {
+                if let (Some(fd), Some(http)) = (io.fd(token), &mut service.http) {
+                    // SAFETY: the channel of this token owns the descriptor until it is removed, below.
+                    let listener = unsafe { BorrowedFd::borrow_raw(fd) };
+                    // At an error the rest cannot be had, by anybody.
+                    let waiting = std::iter::from_fn(|| net::accept(listener).ok().flatten());
+                    waiting.take(MAX_BACKLOG).for_each(|connection| http.add(io, connection, number as u16));
+                }
+                io.remove_listener(token);
             }
         })
     }

@@ -41,9 +41,9 @@ impl Service for PyService {
         }
     }
 
-    fn drained(&mut self, _io: &mut PyIo, token: Token) {
+    fn drained(&mut self, io: &mut PyIo, token: Token) {
         if let Some(http) = &mut self.http {
-            http.drained(token);
+            http.drained(io, token);
         }
     }
 
@@ -80,7 +80,8 @@ impl Service for PyService {
 
     fn mail(&mut self, io: &mut PyIo, mail: Mail) {
         match mail {
-            Mail::Connection { fd, listener } => {
+            // It counts as on its way until this has returned.
+            Mail::Connection { fd, listener, on_its_way: _arrived } => {
                 io.counters.connections_handed_over.add(1);
                 if let Some(http) = &mut self.http {
                     http.add(io, fd, listener);

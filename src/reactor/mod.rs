@@ -1,9 +1,21 @@
 //! Main and sub reactors: who accepts, and who serves.
+//!
+//! A [`MainReactor`] owns listeners, on a thread of its own, and hands each connection it accepts to the sub reactor
+//! with the fewest. A sub reactor is any event loop that takes [`Mail`]; to the main one it is a [`SubReactorHandle`].
+//! [`SubReactor`] is one on a thread of its own; Python's reactors run on threads that Python made.
+//!
+//! With one sub reactor the two are one loop: it accepts by itself, and nothing here is needed.
+
+mod main_reactor;
+mod sub_reactor;
+
+pub use main_reactor::{Deserted, MainReactor, MainReactorError};
+pub use sub_reactor::{OnItsWay, SubReactor, SubReactorHandle};
 
 use std::os::fd::OwnedFd;
 
 /// What a main reactor, or another thread, hands to a sub reactor.
 pub enum Mail {
     /// An accepted connection, and the number of the listener it came through.
-    Connection { fd: OwnedFd, listener: u16 },
+    Connection { fd: OwnedFd, listener: u16, on_its_way: OnItsWay },
 }

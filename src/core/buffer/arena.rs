@@ -107,6 +107,12 @@ impl TurnArena {
         lease
     }
 
+    /// Write over what every lease shows, for tests of who still looks.
+    pub fn wipe(&mut self) {
+        // SAFETY: `used` bytes of the allocation are ours to write; whoever reads them reads an ended lease.
+        unsafe { self.memory.write_bytes(0xdb, self.used) }
+    }
+
     /// Forget every lease. The memory is reused from its start, so its pages stay warm.
     pub fn reset(&mut self) {
         self.used = 0;

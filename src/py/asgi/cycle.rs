@@ -39,10 +39,10 @@ pub struct HttpCycle {
 #[derive(Default)]
 struct State {
     phase: Phase,
-    /// What the application's suspended `receive` waits on.
-    receive_waiter: Option<Py<PyAny>>,
-    /// What its suspended `send` waits on.
-    send_waiter: Option<Py<PyAny>>,
+    /// What suspended calls of `receive` wait on; several, if the application has several tasks.
+    receive_waiters: Vec<Py<PyAny>>,
+    /// What suspended calls of `send` wait on.
+    send_waiters: Vec<Py<PyAny>>,
     /// Its task, once it has been suspended.
     task: Option<Py<PyAny>>,
     disconnected: bool,
@@ -61,6 +61,8 @@ enum Phase {
         headers: Option<Py<PyAny>>,
     },
     Body,
+    /// The response is complete, or the application has ended. The connection may have gone on to its next request,
+    /// which has the same token: nothing of this one may touch it from now on.
     Complete,
 }
 
@@ -99,9 +101,9 @@ impl HttpCycle {
     /// The application has ended. Returns how far it got, and whether it had been suspended.
     pub(super) fn end(&self, py: Python<'_>) -> PyResult<(Ending, bool)> {
         let mut state = self.state.enter()?;
-        let task = state.task.take();
-        let left = (state.receive_waiter.take(), state.send_waiter.take());
-        let ending = match state.phase {
+        let (task, phase) = (state.task.take(), std::mem::replace(&mut state.phase, Phase::Complete));
+        let waiters = (std::mem::take(&mut state.receive_waiters), std::mem::take(&mut state.send_waiters));
+        let ending = match phase {
             Phase::Complete => Ending::Complete,
             _ if state.disconnected => Ending::Disconnected,
             _ if state.told_disconnected => Ending::Abandoned,
@@ -109,7 +111,8 @@ impl HttpCycle {
             Phase::Body => Ending::Unfinished,
         };
         drop(state);
-        drop(left);
+        wake(py, waiters.0)?;
+        wake(py, waiters.1)?;
         if ending != Ending::Complete && !self.is_connected(py)? {
             return Ok((Ending::Disconnected, task.is_some()));
         }
@@ -135,13 +138,13 @@ impl HttpCycle {
     }
 
     pub(super) fn wake_receive(&self, py: Python<'_>) -> PyResult<()> {
-        let waiter = self.state.enter()?.receive_waiter.take();
-        waiter.map_or(Ok(()), |waiter| set_result_unless_done(py, &waiter))
+        let waiters = std::mem::take(&mut self.state.enter()?.receive_waiters);
+        wake(py, waiters)
     }
 
     pub(super) fn wake_send(&self, py: Python<'_>) -> PyResult<()> {
-        let waiter = self.state.enter()?.send_waiter.take();
-        waiter.map_or(Ok(()), |waiter| set_result_unless_done(py, &waiter))
+        let waiters = std::mem::take(&mut self.state.enter()?.send_waiters);
+        wake(py, waiters)
     }
 
     /// The peer is gone, or sends no more. Whoever waits is woken, and finds out by looking.
@@ -172,6 +175,9 @@ impl HttpCycle {
     }
 
     fn look_for_message(&self, py: Python<'_>) -> PyResult<Look> {
+        if self.is_complete()? {
+            return Ok(Look::Ready(self.disconnect_message(py)?));
+        }
         let taken =
             self.with_http(py, |http, io| http.take_body(io, self.token, |data, more| (body_bytes(py, data), more)))?;
         match taken {
@@ -179,7 +185,7 @@ impl HttpCycle {
             Take::Disconnected => Ok(Look::Ready(self.disconnect_message(py)?)),
             Take::Wait => {
                 let future = self.server.get().new_future(py)?.unbind();
-                self.state.enter()?.receive_waiter = Some(future.clone_ref(py));
+                add_waiter(py, &mut self.state.enter()?.receive_waiters, &future)?;
                 Ok(Look::Wait(future))
             }
         }
@@ -192,7 +198,14 @@ impl HttpCycle {
         Ok(message.into_any().unbind())
     }
 
+    fn is_complete(&self) -> PyResult<bool> {
+        Ok(matches!(self.state.enter()?.phase, Phase::Complete))
+    }
+
     fn look_for_room(&self, py: Python<'_>) -> PyResult<Look> {
+        if self.is_complete()? {
+            return Ok(Look::Ready(py.None()));
+        }
         let queued =
             self.with_http(py, |http, io| http.is_connected(io, self.token).then(|| io.queued_bytes(self.token)))?;
         match queued {
@@ -201,7 +214,7 @@ impl HttpCycle {
             Some(_) => {
                 self.with_http(py, |_, io| io.want_drained(self.token))?;
                 let future = self.server.get().new_future(py)?.unbind();
-                self.state.enter()?.send_waiter = Some(future.clone_ref(py));
+                add_waiter(py, &mut self.state.enter()?.send_waiters, &future)?;
                 Ok(Look::Wait(future))
             }
         }
@@ -249,7 +262,12 @@ impl HttpCycle {
             Ok(queued) if more && queued > HIGH_WATERMARK_BYTES => {
                 Reply::waiting(py, slf.clone().unbind(), Awaited::Room)
             }
-            Ok(_) => Reply::done(py),
+            Ok(_) => {
+                if !more {
+                    this.wake_receive(py)?;
+                }
+                Reply::done(py)
+            }
             Err(RespondError::Disconnected) => Err(disconnected_error()),
             Err(RespondError::Invalid(error)) => {
                 this.state.enter()?.phase = Phase::Body;
@@ -280,14 +298,8 @@ impl HttpCycle {
 impl HttpCycle {
     /// The next message of this request: `http.request`, then `http.disconnect`.
     fn receive(slf: &Bound<'_, Self>) -> PyResult<Py<Reply>> {
-        let (py, this) = (slf.py(), slf.get());
-        let taken =
-            this.with_http(py, |http, io| http.take_body(io, this.token, |data, more| (body_bytes(py, data), more)))?;
-        match taken {
-            Take::Taken((body, more)) => Reply::value(py, request_message(py, body, more)?),
-            Take::Disconnected => Reply::value(py, this.disconnect_message(py)?),
-            Take::Wait => Reply::waiting(py, slf.clone().unbind(), Awaited::Message),
-        }
+        // Nothing is taken before it is awaited: a call that is cancelled before its first step must lose no bytes.
+        Reply::waiting(slf.py(), slf.clone().unbind(), Awaited::Message)
     }
 
     /// Send a message of the response: `http.response.start`, then `http.response.body`.
@@ -309,6 +321,23 @@ impl HttpCycle {
             ))),
         }
     }
+}
+
+/// Let those who wait look again.
+fn wake(py: Python<'_>, waiters: Vec<Py<PyAny>>) -> PyResult<()> {
+    waiters.iter().try_for_each(|waiter| set_result_unless_done(py, waiter))
+}
+
+/// Add one who waits, in place of those who were cancelled meanwhile.
+fn add_waiter(py: Python<'_>, waiters: &mut Vec<Py<PyAny>>, future: &Py<PyAny>) -> PyResult<()> {
+    let mut over = Vec::new();
+    for waiter in waiters.iter() {
+        over.push(waiter.bind(py).call_method0(names::done(py))?.is_truthy()?);
+    }
+    let mut over = over.into_iter();
+    waiters.retain(|_| !over.next().unwrap_or(false));
+    waiters.push(future.clone_ref(py));
+    Ok(())
 }
 
 /// A message from the application: a dictionary, nearly always.

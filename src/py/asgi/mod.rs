@@ -12,10 +12,11 @@ mod task;
 
 use std::collections::HashMap;
 
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-pub use cycle::HttpCycle;
+pub use cycle::{ClientDisconnected, HttpCycle};
 
 use super::guarded::Guarded;
 use super::reactor::Reactor;
@@ -57,6 +58,26 @@ struct State {
     spares: SpareTasks,
     /// Requests whose application is suspended, to be told of their connection's events.
     suspended: HashMap<Token, Py<HttpCycle>>,
+    /// Requests that were answered while their application went on, and whose connection has gone on to another; by
+    /// address.
+    afterwards: HashMap<usize, Py<HttpCycle>>,
+}
+
+impl State {
+    fn add_suspended(&mut self, cycle: Py<HttpCycle>) {
+        if let Some(former) = self.suspended.insert(cycle.get().token, cycle) {
+            self.afterwards.insert(address(former.get()), former);
+        }
+    }
+
+    fn remove_suspended(&mut self, cycle: &HttpCycle) -> Option<Py<HttpCycle>> {
+        let is_it = self.suspended.get(&cycle.token).is_some_and(|present| std::ptr::eq(present.get(), cycle));
+        if is_it { self.suspended.remove(&cycle.token) } else { self.afterwards.remove(&address(cycle)) }
+    }
+}
+
+fn address(cycle: &HttpCycle) -> usize {
+    std::ptr::from_ref(cycle) as usize
 }
 
 #[pymethods]
@@ -95,15 +116,30 @@ impl AsgiServer {
                 scopes: ScopeBuilder::new(py, &listeners, &config.root_path, state)?,
                 spares: SpareTasks::new(event_loop)?,
                 suspended: HashMap::new(),
+                afterwards: HashMap::new(),
             }),
         })
     }
 
-    /// The tasks of requests whose application is suspended.
+    /// The tasks of requests whose application is suspended, answered or not.
     fn suspended_tasks(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        let cycles: Vec<_> = self.state.enter()?.suspended.values().map(|cycle| cycle.clone_ref(py)).collect();
+        let state = self.state.enter()?;
+        let both = state.suspended.values().chain(state.afterwards.values());
+        let cycles: Vec<_> = both.map(|cycle| cycle.clone_ref(py)).collect();
+        drop(state);
         Ok(cycles.iter().filter_map(|cycle| cycle.get().task(py)).collect())
     }
+}
+
+/// `ClientDisconnected` itself, or what a framework made of it (Starlette: `except OSError: raise ClientDisconnect`).
+/// Any other error that was raised while handling it is the application's own, and is reported.
+fn tells_of_disconnect(py: Python<'_>, error: &PyErr) -> bool {
+    if error.is_instance_of::<ClientDisconnected>(py) {
+        return true;
+    }
+    let translated = error.get_type(py).name().is_ok_and(|name| name.to_string_lossy().contains("Disconnect"));
+    let handled = error.value(py).getattr(intern!(py, "__context__"));
+    translated && handled.is_ok_and(|handled| handled.is_instance_of::<ClientDisconnected>())
 }
 
 impl AsgiServer {
@@ -165,7 +201,7 @@ impl AsgiServer {
                 server.finish(py, cycle.get(), Some(error))?;
             }
             Step::Suspended { coroutine, pending } => {
-                server.state.enter()?.suspended.insert(token, cycle.clone().unbind());
+                server.state.enter()?.add_suspended(cycle.clone().unbind());
                 cycle.get().set_task(spare.task.clone_ref(py))?;
                 return spare.adopt(py, coroutine, pending, context.unbind(), cycle.unbind());
             }
@@ -200,7 +236,7 @@ impl AsgiServer {
     fn finish(&self, py: Python<'_>, cycle: &HttpCycle, error: Option<PyErr>) -> PyResult<()> {
         let (ending, was_suspended) = cycle.end(py)?;
         if was_suspended {
-            let gone = self.state.enter()?.suspended.remove(&cycle.token);
+            let gone = self.state.enter()?.remove_suspended(cycle);
             drop(gone);
         }
         let (message, exception) = match (error, ending) {
@@ -209,9 +245,7 @@ impl AsgiServer {
             (Some(error), _) if !error.is_instance_of::<pyo3::exceptions::PyException>(py) => {
                 return self.finish_interrupted(py, cycle, ending, error);
             }
-            (Some(error), Ending::Disconnected) if error.is_instance_of::<cycle::ClientDisconnected>(py) => {
-                return Ok(());
-            }
+            (Some(error), Ending::Disconnected) if tells_of_disconnect(py, &error) => return Ok(()),
             (Some(error), _) => ("Exception in ASGI application", Some(error)),
             (None, Ending::Unstarted) => ("ASGI application returned without starting its response", None),
             (None, Ending::Unfinished) => ("ASGI application returned without completing its response", None),
@@ -255,7 +289,7 @@ impl AsgiServer {
     /// The loop is closed: let go of what referred to it.
     pub fn forget_requests(&self, py: Python<'_>) {
         if let Ok(mut state) = self.state.enter() {
-            let suspended = std::mem::take(&mut state.suspended);
+            let suspended = (std::mem::take(&mut state.suspended), std::mem::take(&mut state.afterwards));
             let spares = state.spares.take_all();
             drop(state);
             drop(suspended);

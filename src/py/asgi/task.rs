@@ -337,6 +337,8 @@ struct TrampolineState {
     request: Option<Adopted>,
     /// What the task waits for while it has no request.
     park: Option<Py<PyAny>>,
+    /// The task has made its first step.
+    begun: bool,
     /// The next step is the last.
     finished: bool,
 }
@@ -354,6 +356,7 @@ impl Trampoline {
     fn resume(slf: &Bound<'_, Self>, thrown: Option<PyErr>) -> PyResult<Option<Py<PyAny>>> {
         let (py, this) = (slf.py(), slf.get());
         let mut entered = this.state.enter()?;
+        let is_first_step = !std::mem::replace(&mut entered.begun, true);
         let Some(request) = &mut entered.request else {
             let finished = entered.finished;
             entered.park = None;
@@ -368,6 +371,11 @@ impl Trampoline {
         let coroutine = request.coroutine.clone_ref(py);
         let context = request.context.clone_ref(py);
         drop(entered);
+        if is_first_step && thrown.is_none() && pending.as_ref().is_some_and(|pending| pending.is_none(py)) {
+            // A bare yield (`asyncio.sleep(0)`) lets everybody go first who was scheduled before it, and this step was
+            // scheduled when the task was made: before them.
+            return Ok(pending);
+        }
         if let Some(pending) = pending.filter(|pending| !pending.is_none(py)) {
             // Cancelled before the task could wait for it: what the task would have done then, it does now.
             let cancelled = thrown.is_some() && pending.bind(py).call_method0(names::cancel(py))?.is_truthy()?;

@@ -4,42 +4,46 @@
 //! at over whole windows, so a slow peer costs one look a window and nothing per byte.
 
 use super::exchange::{Exchange, Stage};
-use super::service::{HttpIo, HttpServer};
+use super::service::{DRAIN_IDLE, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::protocol::http1::HttpError;
 
 impl HttpServer {
     pub fn expired(&mut self, io: &mut HttpIo, token: Token) {
-        if io.is_blocked(token) && self.is_reader_too_slow(io, token) {
-            io.counters.writes_timed_out.add(1);
-            return io.abort(token);
+        if io.is_blocked(token) {
+            return self.look_at_reader(io, token);
         }
-        let (sending, paused) = (io.is_blocked(token), io.is_paused(token));
+        let paused = io.is_paused(token);
         let Some(connection) = io.state(token) else { return };
-        let blocked = match connection.active.as_deref_mut() {
-            None => sending,
+        match connection.active.as_deref_mut() {
+            None => {
+                io.counters.connections_idled_out.add(1);
+                io.close_idle(token);
+            }
             Some(exchange) => match exchange.stage {
-                Stage::Head if exchange.raw.is_empty() => sending,
-                Stage::Head => return self.refuse(io, token, HttpError::HEAD_TIMEOUT),
+                // The reader's time is running.
+                Stage::Head if exchange.held_back => {}
+                Stage::Head => self.refuse(io, token, HttpError::HEAD_TIMEOUT),
                 Stage::Body => {
                     let received = std::mem::take(&mut exchange.body_received_in_window);
                     let window = self.settings.body_window;
                     if self.settings.is_too_slow(received, window) && !awaits_us(exchange, paused) {
                         return self.refuse(io, token, HttpError::BODY_TIMEOUT);
                     }
-                    return io.set_deadline(token, window);
+                    io.set_deadline(token, window);
                 }
-                Stage::Whole => sending,
+                // The application's time is its own.
+                Stage::Whole => {}
             },
-        };
-        match io.state(token).map(|connection| connection.active.is_none()) {
-            _ if blocked => io.set_deadline(token, self.settings.write_window),
-            Some(true) => {
-                io.counters.connections_idled_out.add(1);
-                io.close_idle(token);
-            }
-            _ => {}
         }
+    }
+
+    fn look_at_reader(&self, io: &mut HttpIo, token: Token) {
+        if self.is_reader_too_slow(io, token) {
+            io.counters.writes_timed_out.add(1);
+            return io.abort(token);
+        }
+        io.set_deadline(token, self.settings.write_window);
     }
 
     /// Since the last look, at most a window ago.
@@ -58,7 +62,15 @@ impl HttpServer {
     pub fn unblocked(&mut self, io: &mut HttpIo, token: Token) {
         let Some(connection) = io.state(token) else { return };
         let stage = connection.active.as_deref().map(|exchange| exchange.stage);
+        self.enter(io, token, stage);
+    }
+
+    /// The connection is at this stage from now on; `None` is idle. While the peer has no room the deadline is the
+    /// reader's, and the stage's begins when everything has left.
+    pub(super) fn enter(&self, io: &mut HttpIo, token: Token, stage: Option<Stage>) {
         match stage {
+            _ if io.is_blocked(token) => {}
+            None if self.draining => io.set_deadline(token, DRAIN_IDLE),
             None => io.set_deadline(token, self.settings.keep_alive),
             Some(Stage::Head) => io.set_deadline(token, self.settings.head_timeout),
             Some(Stage::Body) => io.set_deadline(token, self.settings.body_window),

@@ -22,6 +22,8 @@ pub(super) enum HeadPlace {
     Leased(Lease),
     /// In `Exchange::head_bytes`: it arrived in parts, or behind another request.
     Owned,
+    /// It was leased, and its turn is over.
+    Gone,
 }
 
 /// How far the response is.
@@ -41,6 +43,8 @@ pub(super) struct Exchange {
     pub head: RequestHead,
     pub head_place: HeadPlace,
     pub head_bytes: Vec<u8>,
+    /// What the head said of it, once it is gone.
+    page_style: PageStyle,
     pub decoder: BodyDecoder,
     /// Body bytes that nobody has taken yet: a slice of this turn's arena, or a copy.
     pub body_lease: Option<Lease>,
@@ -48,7 +52,7 @@ pub(super) struct Exchange {
     /// Body bytes in all, and since the deadline was last looked at.
     pub body_received: u64,
     pub body_received_in_window: u64,
-    /// In the server's list of exchanges with a `body_lease`.
+    /// In the server's list of exchanges with a leased head or body.
     pub listed_as_leased: bool,
     /// The application was given the last of the body.
     pub body_delivered: bool,
@@ -61,6 +65,8 @@ pub(super) struct Exchange {
     pub is_head: bool,
     pub keep_alive: bool,
     pub peer_ended: bool,
+    /// The next request waits until the peer has taken more of the last responses.
+    pub held_back: bool,
     pub answer: Answer,
     pub status: u16,
     pub writer: BodyWriter,
@@ -78,6 +84,7 @@ impl Default for Exchange {
             head: RequestHead::default(),
             head_place: HeadPlace::Owned,
             head_bytes: Vec::new(),
+            page_style: PageStyle::Plain,
             decoder: BodyDecoder::new(BodyFraming::None),
             body_lease: None,
             body: Vec::new(),
@@ -91,6 +98,7 @@ impl Default for Exchange {
             is_head: false,
             keep_alive: true,
             peer_ended: false,
+            held_back: false,
             answer: Answer::Unstarted,
             status: 0,
             writer: BodyWriter::new(BodyMode::Forbidden),
@@ -117,6 +125,7 @@ impl Exchange {
     pub fn next(&mut self) {
         self.stage = Stage::Head;
         self.scanner = HeadScanner::default();
+        self.head_place = HeadPlace::Gone;
         self.body_lease = None;
         empty(&mut self.body);
         (self.body_received, self.body_received_in_window) = (0, 0);
@@ -132,7 +141,7 @@ impl Exchange {
         self.next();
         empty(&mut self.raw);
         empty(&mut self.head_bytes);
-        (self.at, self.peer_ended, self.listed_as_leased) = (0, false, false);
+        (self.at, self.peer_ended, self.held_back, self.listed_as_leased) = (0, false, false, false);
     }
 
     /// Input not yet understood.
@@ -183,7 +192,10 @@ impl Exchange {
 
     /// How the server's own pages about this request should look.
     pub fn page_style(&self) -> PageStyle {
-        PageStyle::accepted(self.head.header(self.head_slice(), "accept"))
+        match self.head_slice() {
+            Some(bytes) => PageStyle::accepted(self.head.header(bytes, "accept")),
+            None => self.page_style,
+        }
     }
 
     /// A request was parsed, and its response is not complete.
@@ -209,12 +221,13 @@ impl Exchange {
         Ok(true)
     }
 
-    pub fn head_slice(&self) -> &[u8] {
+    /// The head's bytes, unless they were leased in a turn that is over.
+    pub fn head_slice(&self) -> Option<&[u8]> {
         match self.head_place {
-            // SAFETY: a leased head is looked at only while the server wants leases (its event is not yet taken, or
-            // is being taken), which keeps the poller from recycling.
-            HeadPlace::Leased(lease) => unsafe { lease.as_slice() },
-            HeadPlace::Owned => &self.head_bytes,
+            // SAFETY: `settle` is called before the poller recycles, and no head is leased after it.
+            HeadPlace::Leased(lease) => Some(unsafe { lease.as_slice() }),
+            HeadPlace::Owned => Some(&self.head_bytes),
+            HeadPlace::Gone => None,
         }
     }
 
@@ -228,8 +241,8 @@ impl Exchange {
         }
     }
 
-    pub fn view(&self) -> RequestView<'_> {
-        RequestView { bytes: self.head_slice(), head: &self.head }
+    pub fn view(&self) -> Option<RequestView<'_>> {
+        self.head_slice().map(|bytes| RequestView { bytes, head: &self.head })
     }
 
     /// Decode body bytes that arrived just now; what is left belongs to the next request.
@@ -254,7 +267,7 @@ impl Exchange {
     pub fn decode_pending(&mut self) -> Result<(), HttpError> {
         while self.at < self.raw.len() && self.stage == Stage::Body {
             let decoded = self.decoder.decode(&self.raw[self.at..])?;
-            self.settle();
+            self.settle_body();
             self.count_body(decoded.data.len());
             self.is_continued |= decoded.consumed > 0;
             self.body.extend_from_slice(&self.raw[self.at + decoded.data.start..self.at + decoded.data.end]);
@@ -273,7 +286,7 @@ impl Exchange {
         } else if self.body_lease.is_none() && self.body.is_empty() {
             self.body_lease = Some(data);
         } else {
-            self.settle();
+            self.settle_body();
             // SAFETY: the lease is of this turn.
             self.body.extend_from_slice(unsafe { data.as_slice() });
         }
@@ -284,12 +297,24 @@ impl Exchange {
         self.body_received_in_window += bytes as u64;
     }
 
-    /// Copy what is still leased: the arena is about to be reused.
+    /// Keep what is still wanted of what is leased: the arena is about to be used again.
     pub fn settle(&mut self) {
+        self.settle_body();
+        if matches!(self.head_place, HeadPlace::Leased(_)) {
+            self.page_style = self.page_style();
+            self.head_place = HeadPlace::Gone;
+        }
+    }
+
+    fn settle_body(&mut self) {
         if let Some(lease) = self.body_lease.take() {
             // SAFETY: called before the poller recycles.
             self.body.extend_from_slice(unsafe { lease.as_slice() });
         }
+    }
+
+    pub fn is_leased(&self) -> bool {
+        self.body_lease.is_some() || matches!(self.head_place, HeadPlace::Leased(_))
     }
 
     /// Body bytes that nobody has taken yet.

@@ -37,16 +37,22 @@ impl HttpServer {
         lease: Lease,
     ) -> Result<Took, HttpError> {
         let mut rest = lease;
+        if exchange.held_back {
+            // SAFETY: the lease is of this turn.
+            exchange.raw.extend_from_slice(unsafe { lease.as_slice() });
+            return Ok(Took::All);
+        }
         if exchange.stage == Stage::Head && exchange.raw.is_empty() {
             // SAFETY: the lease is of this turn.
             let bytes = unsafe { lease.as_slice() };
             match exchange.parse_head(bytes, &self.settings.head)? {
                 Some(end) => {
                     exchange.head_place = HeadPlace::Leased(lease.slice(0..end));
+                    self.list_as_leased(token, exchange);
                     self.begin(io, token, exchange)?;
                     rest = lease.slice(end..bytes.len());
                 }
-                None => io.set_deadline(token, self.settings.head_timeout),
+                None => self.enter(io, token, Some(Stage::Head)),
             }
         }
         if exchange.stage == Stage::Body && exchange.raw.is_empty() && !rest.is_empty() {
@@ -80,7 +86,7 @@ impl HttpServer {
     }
 
     fn list_as_leased(&mut self, token: Token, exchange: &mut Exchange) {
-        if exchange.body_lease.is_some() && !exchange.listed_as_leased {
+        if exchange.is_leased() && !exchange.listed_as_leased {
             exchange.listed_as_leased = true;
             self.leased.push(token);
         }
@@ -88,21 +94,16 @@ impl HttpServer {
 
     /// A head is whole: whose turn is it?
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
-        exchange.is_head = exchange.head.method.of(exchange.head_slice()) == b"HEAD";
+        exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
         exchange.keep_alive = exchange.head.keep_alive;
-        self.keep_request_line(exchange);
+        self.keep_request_line(io, token, exchange);
         let framing = exchange.head.framing;
         if matches!(framing, BodyFraming::Length(length) if length > self.settings.max_body_bytes) {
             return Err(HttpError::CONTENT_TOO_LARGE);
         }
         exchange.decoder = BodyDecoder::new(framing);
-        if framing.has_body() {
-            exchange.stage = Stage::Body;
-            io.set_deadline(token, self.settings.body_window);
-        } else {
-            exchange.stage = Stage::Whole;
-            io.clear_deadline(token);
-        }
+        exchange.stage = if framing.has_body() { Stage::Body } else { Stage::Whole };
+        self.enter(io, token, Some(exchange.stage));
         io.counters.requests.add(1);
         self.in_progress += 1;
         match self.responders.is_empty() {
@@ -115,12 +116,14 @@ impl HttpServer {
         Ok(())
     }
 
-    fn keep_request_line(&self, exchange: &mut Exchange) {
+    /// What the access log will want to know, however the request ends.
+    fn keep_request_line(&self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) {
         if self.access_log.is_none() {
             return;
         }
+        self.peer(io, token);
         let mut line = std::mem::take(&mut exchange.request_line);
-        let (head, bytes) = (&exchange.head, exchange.head_slice());
+        let Some(RequestView { bytes, head }) = exchange.view() else { return };
         line.extend_from_slice(head.method.of(bytes));
         line.push(b' ');
         line.extend_from_slice(head.target.of(bytes));
@@ -152,17 +155,20 @@ impl HttpServer {
             self.in_progress -= 1;
             self.events.push_back(HttpEvent::Disconnected(token));
         }
-        if exchange.answer == Answer::Unstarted {
-            let style = if exchange.stage == Stage::Head { PageStyle::Plain } else { exchange.page_style() };
-            let date = self.date(io.now());
-            let mut context = self.context(date.as_ref());
-            context.request_is_head = exchange.is_head;
-            io.append_with(token, |out| error_page::write(out, error, style, context));
-            self.log_refusal(io, token, &exchange, error);
-            io.close(token);
-        } else {
-            // What follows the response cannot be understood, or the response is cut short: visibly.
-            io.abort(token);
+        match exchange.answer {
+            Answer::Unstarted => {
+                let style = if exchange.stage == Stage::Head { PageStyle::Plain } else { exchange.page_style() };
+                let date = self.date(io.now());
+                let mut context = self.context(date.as_ref());
+                context.request_is_head = exchange.is_head;
+                io.append_with(token, |out| error_page::write(out, error, style, context));
+                self.log_refusal(io, token, &exchange, error);
+                io.close(token);
+            }
+            // The response is cut short: visibly.
+            Answer::Started => io.abort(token),
+            // What follows the response cannot be understood, but the response may be still on its way.
+            Answer::Complete => io.close(token),
         }
         self.keep_spare(exchange);
     }
@@ -187,7 +193,8 @@ impl HttpServer {
                 exchange.receive_waiting = false;
                 self.events.push_back(HttpEvent::Disconnected(token));
             }
-            Some(exchange) if exchange.stage == Stage::Body => io.abort(token),
+            Some(exchange) if exchange.stage == Stage::Body && exchange.in_progress() => io.abort(token),
+            Some(exchange) if exchange.held_back => exchange.peer_ended = true,
             // The last response may be still leaving.
             Some(_) | None => io.close(token),
         }
@@ -195,7 +202,7 @@ impl HttpServer {
 
     /// The request that `HttpEvent::Request` announced. Only before the next turn.
     pub fn request<'a>(&self, io: &'a mut HttpIo, token: Token) -> Option<RequestView<'a>> {
-        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).map(Exchange::view)
+        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).and_then(Exchange::view)
     }
 
     /// Hand over what there is of the body, with whether more follows. `Wait`: an event tells when to ask again.

@@ -149,7 +149,7 @@ impl HttpServer {
     }
 
     pub(super) fn claimant(&self, exchange: &Exchange) -> Option<usize> {
-        let path = exchange.head.path.of(exchange.head_slice());
+        let path = exchange.head.path.of(exchange.head_slice()?);
         self.responders.iter().position(|responder| responder.claims(path))
     }
 
@@ -182,7 +182,8 @@ impl HttpServer {
         if !exchange.in_progress() {
             return;
         }
-        match self.responders[responder].respond(token, &exchange.view(), now) {
+        let Some(request) = exchange.view() else { return };
+        match self.responders[responder].respond(token, &request, now) {
             NativeAnswer::Response(response) => {
                 io.counters.native_answers.add(1);
                 self.send_native(io, token, &response);

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::connection::PeerAddress;
 use super::error_page;
-use super::exchange::{Answer, Stage};
-use super::service::{DRAIN_IDLE, HttpIo, HttpServer};
+use super::exchange::{Answer, Exchange, Stage};
+use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Owner;
-use crate::core::event_loop::LOW_WATERMARK_BYTES;
+use crate::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
 use crate::protocol::http1::{BodyWriter, HttpError, ResponseContext, ResponseError, ResponseFraming, ResponseHead};
 
 /// A piece of a response's body.
@@ -182,8 +182,32 @@ impl HttpServer {
     /// Request and response are over: on to the next request of the connection.
     pub(super) fn follow(&mut self, io: &mut HttpIo, token: Token) {
         let Some(mut exchange) = self.take_active(io, token) else { return };
-        let peer_ended = exchange.peer_ended;
         exchange.next();
+        if io.queued_bytes(token) > HIGH_WATERMARK_BYTES {
+            // A peer that asks and does not read: its answers must not pile up here.
+            exchange.held_back = true;
+            io.pause(token);
+            io.want_drained(token);
+            return self.put_back(io, token, exchange);
+        }
+        self.go_on(io, token, exchange);
+    }
+
+    /// The output is low again: an application may send on, or the next request may begin.
+    pub fn drained(&mut self, io: &mut HttpIo, token: Token) {
+        let Some(connection) = io.state(token) else { return };
+        match connection.active.take_if(|exchange| exchange.held_back) {
+            Some(mut exchange) => {
+                exchange.held_back = false;
+                self.go_on(io, token, exchange);
+                self.answer_natively(io);
+            }
+            None => self.events.push_back(HttpEvent::Drained(token)),
+        }
+    }
+
+    fn go_on(&mut self, io: &mut HttpIo, token: Token, mut exchange: Box<Exchange>) {
+        let peer_ended = exchange.peer_ended;
         if let Err(error) = self.advance(io, token, &mut exchange) {
             self.put_back(io, token, exchange);
             return self.refuse(io, token, error);
@@ -200,10 +224,10 @@ impl HttpServer {
         }
         io.resume(token);
         if exchange.raw.is_empty() {
-            io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.keep_alive });
+            self.enter(io, token, None);
             self.keep_spare(exchange);
         } else {
-            io.set_deadline(token, self.settings.head_timeout);
+            self.enter(io, token, Some(Stage::Head));
             self.put_back(io, token, exchange);
         }
     }

@@ -46,7 +46,7 @@ pub struct HttpServer {
     pub(super) wakeups: Vec<Token>,
     /// Requests that the server answers by itself.
     pub(super) owed: Vec<(Token, Owed)>,
-    /// Exchanges that hold body bytes of this turn's arena.
+    /// Exchanges that hold a head or body bytes of this turn's arena.
     pub(super) leased: Vec<Token>,
     /// Boxed, as connections hold them: an exchange moves between here and a connection without being copied.
     #[expect(clippy::vec_box)]
@@ -269,10 +269,6 @@ impl HttpServer {
             }
             self.keep_spare(exchange);
         }
-    }
-
-    pub fn drained(&mut self, token: Token) {
-        self.events.push_back(HttpEvent::Drained(token));
     }
 
     pub(super) fn date(&mut self, now: Instant) -> Option<[u8; 29]> {

@@ -1,0 +1,163 @@
+"""What only shows after gigabytes and millions: `make soak`. Memory and descriptors must stay flat.
+
+1. A 10 GiB upload and a 10 GiB download, the application slow, then the client slow.
+2. A million short connections, of which some end with a reset.
+
+`--scale 0.01` does a hundredth of it. Exit status 0 if everything stayed within its bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+GIB = 1 << 30
+# What a server may grow by while gigabytes pass: queues at their bounds, allocator slack; not the body.
+MEMORY_BOUND_BYTES = 16 << 20
+CLIENT_THREADS = 4
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Server:
+    """A running server. It is gone when its `with` block ends."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self.port = process, port
+
+    def own_bytes(self) -> int:
+        """Anonymous and shared-memory pages (proc(5), smaps_rollup)."""
+        lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), 60, source_address=(source, 0))
+
+
+@contextmanager
+def serving() -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+        argv = [sys.executable, "-m", "penstock", "serve", "--app-dir", str(HERE), "--fd", str(listener.fileno())]
+        quiet = ["--no-access-log", "--log-level", "warning", "app:app"]
+        process = subprocess.Popen([*argv, *quiet], pass_fds=[listener.fileno()], text=True)
+        port = listener.getsockname()[1]
+    try:
+        yield Server(process, port)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def peak_growth(server: Server) -> Iterator[Callable[[], int]]:
+    """How much the server's memory grew at the most while the block ran."""
+    before, peak, over = server.own_bytes(), [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            peak[0] = max(peak[0], server.own_bytes() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield lambda: peak[0]
+    finally:
+        over.set()
+        watcher.join()
+
+
+def upload(server: Server, count: int, app_pause_ms: float, client_pause_s: float) -> bool:
+    piece = bytes(1 << 20)
+    with server.connect() as peer:
+        peer.sendall(b"POST /upload?pause_ms=%d HTTP/1.1\r\nHost: a\r\n" % app_pause_ms)
+        peer.sendall(b"Content-Length: %d\r\nConnection: close\r\n\r\n" % count)
+        for at in range(0, count, len(piece)):
+            peer.sendall(piece[: count - at])
+            if at % (1 << 26) == 0:
+                time.sleep(client_pause_s)
+        answer = b"".join(iter(lambda: peer.recv(65536), b""))
+    return answer.endswith(b"\r\n\r\n%d" % count)
+
+
+def download(server: Server, count: int, app_pause_ms: float, client_pause_s: float) -> bool:
+    with server.connect() as peer:
+        peer.sendall(b"GET /download?bytes=%d&pause_ms=%d HTTP/1.1\r\nHost: a\r\n" % (count, app_pause_ms))
+        peer.sendall(b"Connection: close\r\n\r\n")
+        buffer, received, next_pause = bytearray(1 << 20), 0, 1 << 26
+        while got := peer.recv_into(buffer):
+            received += got
+            if received >= next_pause:
+                next_pause += 1 << 26
+                time.sleep(client_pause_s)
+    return received > count
+
+
+def short_connections(server: Server, count: int) -> bool:
+    """Each is opened, asks once, and is closed by its client; every tenth with a reset."""
+    failures: list[str] = []
+
+    def one_thread(number: int) -> None:
+        for n in range(count // CLIENT_THREADS):
+            # Many source addresses, or the ports of one run out while they linger in TIME_WAIT.
+            with server.connect(f"127.{number + 1}.{n // 20000 % 200}.1") as peer:
+                peer.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                if not peer.recv(4096).startswith(b"HTTP/1.1 200"):
+                    failures.append("no answer")
+                if n % 10 == 0:
+                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+
+    threads = [threading.Thread(target=one_thread, args=(number,)) for number in range(CLIENT_THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return not failures
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=float, default=1.0, help="the share of the full soak to do")
+    scale = parser.parse_args(argv).scale
+    size, connections = int(10 * GIB * scale), int(1_000_000 * scale)
+    works: list[tuple[str, Callable[[Server], bool]]] = [
+        (f"upload of {size} bytes, slow application", lambda server: upload(server, size, 20, 0)),
+        (f"upload of {size} bytes, slow client", lambda server: upload(server, size, 0, 0.02)),
+        (f"download of {size} bytes, slow application", lambda server: download(server, size, 20, 0)),
+        (f"download of {size} bytes, slow client", lambda server: download(server, size, 0, 0.02)),
+        (f"{connections} short connections", lambda server: short_connections(server, connections)),
+    ]
+    failed = False
+    with serving() as server:
+        short_connections(server, 4000)
+        upload(server, 1 << 26, 0, 0)
+        download(server, 1 << 26, 0, 0)
+        descriptors = server.descriptors()
+        for name, work in works:
+            began = time.monotonic()
+            with peak_growth(server) as growth:
+                right = work(server)
+            time.sleep(2.5)  # Politely closed connections linger for two seconds.
+            flat = growth() <= MEMORY_BOUND_BYTES and server.descriptors() <= descriptors
+            failed |= not (right and flat)
+            took = time.monotonic() - began - 2.5
+            print(
+                f"{'ok  ' if right and flat else 'FAIL'} {name}: {took:.1f} s, memory grew by at most "
+                f"{growth() / 2**20:.2f} MiB, {server.descriptors()} descriptors (before: {descriptors})"
+            )
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
