@@ -61,7 +61,7 @@ def _entry(known: Setting) -> list[str]:
 def _default(known: Setting) -> str:
     if isinstance(known.kind, Switch):
         return "`true`" if known.default else "`false`"
-    return "none" if known.default in (None, "") else f"`{known.default}`"
+    return "none" if known.default in (None, "", ()) else f"`{known.default}`"
 
 
 def _exit_statuses() -> str:

@@ -22,6 +22,7 @@ use super::guarded::Guarded;
 use super::reactor::Reactor;
 use crate::core::Token;
 use crate::server::http::{AccessLog, AccessLogStyle, HttpEvent, HttpServer, HttpSettings};
+use crate::server::static_files::{StaticFiles, StaticSettings};
 use config::ServerConfig;
 use cycle::Ending;
 use scope::ScopeBuilder;
@@ -47,6 +48,7 @@ pub struct AsgiServer {
     on_quiet: Py<PyAny>,
     cancel_on_disconnect: bool,
     settings: HttpSettings,
+    static_settings: Option<StaticSettings>,
     access_log: Option<(i32, AccessLogStyle)>,
     /// What every request's context is a copy of.
     context: Py<PyAny>,
@@ -110,6 +112,7 @@ impl AsgiServer {
             on_quiet,
             cancel_on_disconnect: config.cancel_on_disconnect,
             settings: config.http_settings()?,
+            static_settings: config.static_settings(),
             access_log,
             context: task::current_context(py)?.unbind(),
             state: Guarded::new(State {
@@ -143,7 +146,7 @@ fn tells_of_disconnect(py: Python<'_>, error: &PyErr) -> bool {
 }
 
 impl AsgiServer {
-    pub fn make_http_server(&self, _py: Python<'_>) -> PyResult<HttpServer> {
+    pub fn make_http_server(&self, py: Python<'_>) -> PyResult<HttpServer> {
         let access_log = match self.access_log {
             Some((fd, style)) => {
                 // SAFETY: borrowed for the duplication only; a wrong number is an error of dup.
@@ -152,7 +155,15 @@ impl AsgiServer {
             }
             None => None,
         };
-        Ok(HttpServer::new(self.settings.clone(), access_log))
+        let mut server = HttpServer::new(self.settings.clone(), access_log);
+        if let Some(settings) = &self.static_settings {
+            let files = StaticFiles::open(settings.clone())?;
+            if let Some(warning) = files.warning() {
+                self.report.call1(py, (warning, py.None()))?;
+            }
+            server.add_responder(Box::new(files));
+        }
+        Ok(server)
     }
 
     /// Do what one event asks for.
