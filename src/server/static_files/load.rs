@@ -277,3 +277,23 @@ fn work(jobs: &Receiver<Job>, mail: &MailSender<Finished>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_apart_by_whose_they_are() {
+        let failure = |errno| match explain(&io::Error::from_raw_os_error(errno)) {
+            Loaded::Failed(failure) => Some(failure),
+            Loaded::Absent => None,
+            other => panic!("{other:?}"),
+        };
+        for errno in [libc::ENOENT, libc::ENOTDIR, libc::EXDEV, libc::ELOOP, libc::ENAMETOOLONG, libc::ENXIO] {
+            assert_eq!(failure(errno), None, "{errno}");
+        }
+        assert_eq!(failure(libc::EACCES), Some(Failure::Denied));
+        assert_eq!(failure(libc::EMFILE), Some(Failure::Busy));
+        assert_eq!(failure(libc::EIO), Some(Failure::Unreadable));
+    }
+}
