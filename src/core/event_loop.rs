@@ -436,6 +436,8 @@ impl<C: Default> Io<C> {
                     channel.count_progress(bytes);
                     return true;
                 }
+                // A file became shorter: the peer must not take what it got for whole.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.end(token, CloseReason::Aborted),
                 Err(error) => self.end(token, CloseReason::Failed(error.raw_os_error().unwrap_or(libc::EIO))),
             }
         }
