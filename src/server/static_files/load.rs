@@ -21,6 +21,10 @@ use super::root::{Effort, Root};
 use crate::core::mailbox::{MailSender, Mailbox};
 
 /// Up to here a file's bytes are kept in memory and copied into the output; beyond, the kernel sends them from its own.
+///
+/// Server CPU of a keep-alive GET over loopback, copied against sendfile: 16 KiB 11.5 against 13 us, 32 KiB 14.7 against
+/// 13.3, 100 KiB 105 against 22 (2026-11-23, two virtual cores, Linux 6.18, build without LTO; wrk -t1 -c32 -d2). Below the
+/// crossing the second system call costs more than the copy.
 pub const SMALL_FILE_BYTES: u64 = 16 * 1024;
 /// A file that is being written may be seen half; then it is looked at again.
 const MAX_TRIES: usize = 3;
