@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ def http_load(
 ) -> Load:
     """Load the server on this port. Raises BenchError unless every request was answered with what was expected."""
     try:
-        found: dict[str, Any] = run_http_load(
+        found: Mapping[str, Any] = run_http_load(
             "127.0.0.1",
             port,
             targets=[(target.path, target.weight, target.body_bytes) for target in targets],
@@ -61,11 +62,11 @@ def http_load(
     return Load(found["answers"], found["rate"], found["latency_us"], [target_load(t) for t in found["targets"]])
 
 
-def target_load(found: dict[str, Any]) -> TargetLoad:
+def target_load(found: Mapping[str, Any]) -> TargetLoad:
     return TargetLoad(found["answers"], found["fewest_on_one"], found["most_on_one"], found["latency_us"])
 
 
-def check_errors(found: dict[str, Any]) -> None:
+def check_errors(found: Mapping[str, Any]) -> None:
     if not found["errors"]:
         return
     kinds = {kind: count for target in found["targets"] for kind, count in target["errors"].items() if count}
@@ -74,7 +75,7 @@ def check_errors(found: dict[str, Any]) -> None:
     raise BenchError(f"{found['errors']} requests failed ({counts}) beside {found['answers']} answers: {first}")
 
 
-def check_echo(target: Target, found: dict[str, Any]) -> None:
+def check_echo(target: Target, found: Mapping[str, Any]) -> None:
     """What was posted comes back, all of it."""
     expected = target.body_bytes * found["answers"]
     if target.body_bytes and found["body_bytes"] != expected:

@@ -102,6 +102,11 @@ counters! {
     responses,
     /// Requests that the server answered by itself: files, redirects and the like.
     native_answers,
+    /// Connections that another protocol took over by Upgrade.
+    connections_upgraded,
+    /// Connections closed because they had to announce their client by the PROXY protocol, and did not, did so wrongly,
+    /// or may not.
+    proxy_headers_refused,
     /// Requests whose handler raised or broke its protocol.
     handler_errors,
     /// Times the attached phase ran out of its budget and left work for the next turn.

@@ -1,4 +1,5 @@
-"""Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`.
+"""Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`, and
+`docs/http-conformance.md`, from what the servers made of tests/python/conformance.
 
     python tools/generate_docs.py
 
@@ -14,7 +15,11 @@ from pathlib import Path
 from penstock import errors
 from penstock.config import SETTINGS, Setting, Switch
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+sys.path.insert(0, str(ROOT / "tests" / "python"))
+
+from conformance import page as conformance  # noqa: E402
 
 _HEAD = """\
 # Settings
@@ -53,9 +58,13 @@ def _entry(known: Setting) -> list[str]:
         "",
         "| field | variable | takes | default |",
         "| --- | --- | --- | --- |",
-        f"| `{known.name}` | `{known.variable}` | {known.kind.expectation} | {_default(known)} |",
+        f"| `{known.name}` | {_variables(known)} | {known.kind.expectation} | {_default(known)} |",
         "",
     ]
+
+
+def _variables(known: Setting) -> str:
+    return f"`{known.variable}`" + (f", else `{known.other_variable}`" if known.other_variable else "")
 
 
 def _default(known: Setting) -> str:
@@ -70,7 +79,7 @@ def _exit_statuses() -> str:
     return "\n".join(["## Exit statuses", "", *table])
 
 
-PAGES = {DOCS / "settings.md": settings_page}
+PAGES = {DOCS / "settings.md": settings_page, DOCS / "http-conformance.md": conformance.page}
 
 
 def main() -> int:

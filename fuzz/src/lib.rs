@@ -6,6 +6,7 @@
 pub mod body;
 pub mod connection;
 pub mod head;
+pub mod proxied;
 pub mod response;
 pub mod structures;
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
 
-use penstock::core::buffer::{BufferPool, Owner, SegmentQueue, TurnArena};
+use penstock::core::buffer::{BufferPool, Owner, Run, SegmentQueue, TurnArena};
 use penstock::core::slab::Slab;
 use penstock::core::timer::{Links, TimerLink, TimerWheel};
 use penstock::core::token::Token;
@@ -186,13 +186,21 @@ fn check_segments(input: &mut Input<'_>) {
 
 fn places(queue: &SegmentQueue) -> Vec<(usize, usize)> {
     let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
-    let count = queue.io_slices(&mut slices);
+    let count = count_of(queue.run(0, &mut slices));
     slices[..count].iter().map(|slice| (slice.as_ptr() as usize, slice.len())).collect()
+}
+
+fn count_of(run: Run<'_>) -> usize {
+    match run {
+        Run::Slices { count, .. } => count,
+        Run::Nothing => 0,
+        Run::File(_) => unreachable!("no file was queued"),
+    }
 }
 
 fn check_front(queue: &SegmentQueue, model: &VecDeque<u8>) {
     let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
-    let count = queue.io_slices(&mut slices);
+    let count = count_of(queue.run(0, &mut slices));
     let offered = slices[..count].iter().flat_map(|slice| slice.iter());
     assert!(offered.clone().next().is_some() || model.is_empty(), "bytes are queued and none is offered");
     // The front is what leaves next; the rest comes to the front in its time.

@@ -35,6 +35,11 @@ fn every_connection_seed_holds() {
 }
 
 #[test]
+fn every_proxied_seed_holds() {
+    replay("proxied", penstock_fuzz::proxied::check);
+}
+
+#[test]
 fn every_structure_seed_holds() {
     replay("slab_timer_segments", penstock_fuzz::structures::check);
 }

@@ -10,6 +10,7 @@ A config is checked when it is made, so whoever holds one may rely on its bounds
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,30 @@ class RootPath(Text):
         if not isinstance(value, str):
             return False
         return value == "" or (value.startswith("/") and not value.endswith("/") and value.isprintable())
+
+
+@dataclass(frozen=True)
+class Peers(Text):
+    metavar: ClassVar[str] = "PEERS"
+    what: str = "addresses and networks separated by commas, such as 127.0.0.1,10.0.0.0/8, or unix, or * alone"
+
+    def accepts(self, value: object) -> bool:
+        if not isinstance(value, str) or not super().accepts(value):
+            return False
+        peers = [peer.strip() for peer in value.split(",")]
+        return peers == ["*"] or all(map(_is_peer, peers))
+
+
+def _is_peer(peer: str) -> bool:
+    """An address, a network without host bits, or a name that may stand in a list of forwarders."""
+    is_numeric = bool(peer) and not set(peer) - set("0123456789.:/abcdefABCDEF") and bool(set(peer) & set(".:"))
+    if not is_numeric and ("/" not in peer or peer.startswith("/")):
+        return peer != "*"
+    try:
+        bits = ipaddress.ip_network(peer).prefixlen
+    except ValueError:
+        return False
+    return "/" not in peer or peer.endswith(f"/{bits}")
 
 
 @dataclass(frozen=True)
@@ -180,6 +205,8 @@ class Setting:
     kind: Kind
     group: str
     help: str
+    # Another variable that gives it, if its own is not there: one that users of other servers have set already.
+    other_variable: str | None = None
 
     @property
     def flag(self) -> str:
@@ -212,15 +239,17 @@ class Setting:
         return ConfigError(f"{called or self.flag}: expected {self.kind.expectation}, got {came!r}")
 
 
-def setting(default: T, kind: Kind, *, group: str, help: str) -> T:
+def setting(default: T, kind: Kind, *, group: str, help: str, other_variable: str | None = None) -> T:
     """A dataclass field that carries what `Setting` needs."""
-    return dataclasses.field(default=default, metadata={"kind": kind, "group": group, "help": help})
+    metadata = {"kind": kind, "group": group, "help": help, "other_variable": other_variable}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 WHERE = "Where to listen"
 APPLICATION = "Application"
 CONNECTIONS = "Connections"
 LIMITS = "Limits: what one client can cost the others"
+PROXIES = "Behind a proxy"
 ENGINE = "Engine"
 STATIC = "Static files"
 LOGGING = "Logging"
@@ -358,6 +387,29 @@ class ServerConfig:
         help="The same for each client address; leave it 0 (any number) behind a proxy, which is one address.",
     )
 
+    proxy_headers: bool = setting(
+        True,
+        Switch(),
+        group=PROXIES,
+        help="Take the client's address and the scheme from X-Forwarded-For and X-Forwarded-Proto, if the peer is one "
+        "of --forwarded-allow-ips. From anybody else these headers change nothing.",
+    )
+    forwarded_allow_ips: str = setting(
+        "127.0.0.1,::1",
+        Peers(),
+        group=PROXIES,
+        help="Peers that are trusted to name the client: addresses, networks, unix for Unix domain peers, names that "
+        "stand in the list of forwarders; or * for everyone, which is right only if nobody else can connect.",
+        other_variable="FORWARDED_ALLOW_IPS",
+    )
+    proxy_protocol: bool = setting(
+        False,
+        Switch(),
+        group=PROXIES,
+        help="Every connection begins with a PROXY protocol header, version 1 or 2, that names its client. A "
+        "connection without one, or from a peer that is none of --forwarded-allow-ips, is closed.",
+    )
+
     static: Sequence[StaticMount | str] = setting(
         (),
         Mounts(),
@@ -441,8 +493,10 @@ def refuse_contradictions(given: Iterable[str], called: Mapping[str, str] | None
 
 def settings_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """The settings that `PENSTOCK_*` variables give; an empty variable counts as none."""
-    return {
-        name: known.parse(text, called=known.variable)
-        for name, known in SETTINGS.items()
-        if (text := environment.get(known.variable, ""))
-    }
+    found = ((name, known, _variable_of(known, environment)) for name, known in SETTINGS.items())
+    return {name: known.parse(environment[called], called=called) for name, known, called in found if called}
+
+
+def _variable_of(known: Setting, environment: Mapping[str, str]) -> str | None:
+    variables = (known.variable, known.other_variable)
+    return next((variable for variable in variables if variable and environment.get(variable)), None)

@@ -1,7 +1,7 @@
 """One server process: an application, its listeners, a reactor; from start-up to a stop that loses nothing it can keep.
 
 `serve` is synchronous and owns everything it opens. `Worker.main` runs inside a real `run_until_complete`, so that
-what anyio and others tie to the root task outlives single requests.
+what anyio and others tie to the root task outlives single requests. More than one reactor: see `reactors`.
 """
 
 from __future__ import annotations
@@ -33,21 +33,29 @@ def serve(app: str | Callable[..., Any], config: ServerConfig) -> None:
     listeners = listener.open_listeners(config)
     try:
         with asyncio.Runner(loop_factory=lambda: EventLoop(config.poller)) as runner:
-            runner.run(_run(Worker(application, listeners, config)))
+            runner.run(_serve(application, listeners, config))
     finally:
         listener.close_listeners(listeners)
 
 
-async def _run(worker: Worker) -> None:
-    """Everything of the loop's: when it ends, whatever else the application has left running must end, too."""
-    try:
-        await worker.main()
-    finally:
-        await _end_leftovers()
+async def _serve(app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
+    if config.reactors > 1:
+        from .reactors import ReactorGroup
+
+        await ReactorGroup(app, listeners, config).main()
+    else:
+        worker = Worker(app, listeners, config)
+        with stopping_on_signals(asyncio.get_running_loop(), worker.stop):
+            try:
+                await worker.main()
+            finally:
+                await end_leftovers()
 
 
-async def _end_leftovers() -> None:
-    """Cancel them; asyncio.Runner would wait forever for one that ignores it."""
+async def end_leftovers() -> None:
+    """When a server ends, whatever else its application has left running on the loop must end, too.
+
+    Cancel it; asyncio.Runner would wait forever for one that ignores it."""
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel("the server is shutting down")
@@ -59,7 +67,7 @@ async def _end_leftovers() -> None:
 
 
 class Worker:
-    """Serves one application on one reactor, the one of the running loop."""
+    """Serves one application on one reactor, the one of the running loop, which accepts from the listeners itself."""
 
     def __init__(self, app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
         self.app, self.listeners, self.config = app, listeners, config
@@ -68,26 +76,25 @@ class Worker:
         self._hurry = asyncio.Event()
 
     async def main(self) -> None:
+        with logging_process():
+            await self.serve()
+
+    async def serve(self) -> None:
+        """From the application's start-up to its shutdown."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, EventLoop)
-        logs.error_logger.info("Started server process [%d]", os.getpid())
         lifespan = Lifespan(self.app, self.config.lifespan)
-        with self._stopping_on_signals(loop):
-            if not await _ends_unless(self._stop, lifespan.start_up()):
-                logs.error_logger.info("Stopped before the application had started")
-                return
-            server = self._attach(loop, lifespan.state)
-            logs.log_banner(listener.describe(each) for each in self.listeners)
-            # What start-up made stays; the collector need not look at it again for every generation.
-            gc.collect()
-            gc.freeze()
-            await self._stop.wait()
-            logs.error_logger.info("Shutting down")
-            await self._drain(loop, server)
-            self._hurry.clear()
-            if not await _ends_unless(self._hurry, lifespan.shut_down()):
-                logs.error_logger.warning("Leaving before the application's shutdown has ended")
-        logs.error_logger.info("Finished server process [%d]", os.getpid())
+        if not await _ends_unless(self._stop, lifespan.start_up()):
+            logs.error_logger.info("Stopped before the application had started")
+            return
+        server = self._attach(loop, lifespan.state)
+        self.let_in(loop)
+        await self._stop.wait()
+        self.let_nobody_in(loop)
+        await self._drain(loop, server)
+        self._hurry.clear()
+        if not await _ends_unless(self._hurry, lifespan.shut_down()):
+            logs.error_logger.warning("Leaving before the application's shutdown has ended")
 
     def stop(self) -> None:
         """Stop gracefully; asked again, without waiting for requests under way."""
@@ -109,16 +116,24 @@ class Worker:
             access_log=_access_log(config),
         )
         loop.reactor.attach_asgi(server)
-        for each in self.listeners:
-            loop.reactor.add_listener(each.fileno())
         return server
 
-    async def _drain(self, loop: EventLoop, server: _core.AsgiServer) -> None:
-        """Accept no more, let the requests under way finish, and end those that take too long."""
+    def let_in(self, loop: EventLoop) -> None:
+        """The application has started: connections may come."""
+        for each in self.listeners:
+            loop.reactor.add_listener(each.fileno())
+        log_open(self.listeners)
+
+    def let_nobody_in(self, loop: EventLoop) -> None:
+        """It is time to stop: connections come no more."""
+        logs.error_logger.info("Shutting down")
         # The reactor's own descriptors are the last of a listener, if no other process has it: so clients are let in
         # until the moment at which it takes those who wait, and are refused from then on.
         listener.close_listeners(self.listeners)
         loop.reactor.remove_listeners()
+
+    async def _drain(self, loop: EventLoop, server: _core.AsgiServer) -> None:
+        """Let the requests under way finish, and end those that take too long."""
         loop.reactor.drain()
         if loop.reactor.requests_in_progress:
             logs.error_logger.info("Waiting for connections to close. (CTRL+C to force quit)")
@@ -126,13 +141,13 @@ class Worker:
             return
         tasks = server.suspended_tasks()
         if not tasks:
-            return logs.error_logger.warning("Closing connections that did not finish in time")
+            logs.error_logger.warning("Closing connections that did not finish in time")
+            return
         logs.error_logger.warning("Cancelling %d requests that did not finish in time", len(tasks))
         for task in tasks:
             task.cancel("the server is shutting down")
         self._hurry.clear()
         await self._have_ended_within(server, _CANCEL_GRACE_S)
-        return None
 
     async def _have_ended_within(self, server: _core.AsgiServer, timeout_s: float) -> bool:
         """Whether all requests have ended, before the time is up and before somebody hurries."""
@@ -144,19 +159,35 @@ class Worker:
         while tasks := server.suspended_tasks():
             await asyncio.wait(tasks)
 
-    @contextlib.contextmanager
-    def _stopping_on_signals(self, loop: EventLoop) -> Generator[None]:
-        """Only the main thread may handle signals; elsewhere whoever started the server stops it."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+
+@contextlib.contextmanager
+def stopping_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Generator[None]:
+    """Only the main thread may handle signals; elsewhere whoever started the server stops it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for each in _STOP_SIGNALS:
+        loop.add_signal_handler(each, stop)
+    try:
+        yield
+    finally:
         for each in _STOP_SIGNALS:
-            loop.add_signal_handler(each, self.stop)
-        try:
-            yield
-        finally:
-            for each in _STOP_SIGNALS:
-                loop.remove_signal_handler(each)
+            loop.remove_signal_handler(each)
+
+
+@contextlib.contextmanager
+def logging_process() -> Generator[None]:
+    logs.error_logger.info("Started server process [%d]", os.getpid())
+    yield
+    logs.error_logger.info("Finished server process [%d]", os.getpid())
+
+
+def log_open(listeners: list[socket.socket]) -> None:
+    """Everything has started, and connections are let in."""
+    logs.log_banner(listener.describe(each) for each in listeners)
+    # What start-up made stays; the collector need not look at it again for every generation.
+    gc.collect()
+    gc.freeze()
 
 
 async def _ends_unless(event: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float | None = None) -> bool:

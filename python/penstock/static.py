@@ -118,7 +118,12 @@ def _is_prefix(prefix: str) -> bool:
         return True
     segments = prefix.split("/")
     is_plain = prefix.isascii() and prefix.isprintable() and not set(prefix) & set(' %?#\\"<>')
-    return is_plain and len(segments) > 1 and segments[0] == "" and all(segment not in ("", ".", "..") for segment in segments[1:])
+    return (
+        is_plain
+        and len(segments) > 1
+        and segments[0] == ""
+        and all(segment not in ("", ".", "..") for segment in segments[1:])
+    )
 
 
 def _is_header_value(value: str) -> bool:

@@ -192,6 +192,11 @@ impl<C: Default> Io<C> {
         self.leaving_listeners.push(token);
     }
 
+    /// Whether a removed listener's last connections are still to be told.
+    pub fn has_leaving_listeners(&self) -> bool {
+        !self.leaving_listeners.is_empty()
+    }
+
     fn close_listener(&mut self, token: Token) {
         if let Some(fd) = self.fd(token) {
             self.poller.forget(token, fd);

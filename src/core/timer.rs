@@ -217,4 +217,27 @@ mod tests {
         assert!(sweep(&mut wheel, &mut links, deadline - 1).is_empty());
         assert_eq!(sweep(&mut wheel, &mut links, deadline), [0]);
     }
+
+    #[test]
+    fn idle_connections_cost_a_wake_a_tick_and_a_look_a_round_at_the_most() {
+        const CONNECTIONS: usize = 15_000;
+        const MINUTES_10: u32 = 6000;
+        let (mut wheel, mut links) = wheel_of(CONNECTIONS);
+        // They come over a minute, in no order, and each is due ten minutes later.
+        for index in 0..CONNECTIONS as u32 {
+            sweep(&mut wheel, &mut links, index / 25);
+            wheel.set(&mut links, index, index / 25 + MINUTES_10);
+        }
+        let (begin, mut now, mut wakes, mut due) = (600, 600, 0_u32, 0);
+        while let Some(next) = wheel.next_tick() {
+            assert!(next > now, "the loop would spin");
+            now = next;
+            wakes += 1;
+            due += sweep(&mut wheel, &mut links, now).len();
+        }
+        assert_eq!((due, now), (CONNECTIONS, 599 + MINUTES_10));
+        assert!(wakes <= now - begin, "{wakes} wakes in {} ticks", now - begin);
+        let rounds = (MINUTES_10 + 600).div_ceil(BUCKETS as u32 - 1);
+        assert!(wakes <= rounds * 600, "{wakes} wakes for what opened within 600 ticks");
+    }
 }

@@ -145,6 +145,15 @@ impl SocketAddress {
         }
     }
 
+    /// Every address of this machine: as a listener's, `0.0.0.0` or `[::]`.
+    pub fn is_unspecified(&self) -> bool {
+        match self {
+            SocketAddress::V4(address) => address.ip().is_unspecified(),
+            SocketAddress::V6(address) => address.ip().is_unspecified(),
+            SocketAddress::Unix(_) => false,
+        }
+    }
+
     pub fn is_unix(&self) -> bool {
         matches!(self, SocketAddress::Unix(_))
     }

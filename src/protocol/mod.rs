@@ -1,3 +1,4 @@
 //! Protocols turn bytes into events and events into bytes. They own no socket, no clock and no randomness.
 
 pub mod http1;
+pub mod proxy_protocol;

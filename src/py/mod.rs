@@ -3,6 +3,7 @@
 mod asgi;
 mod guarded;
 mod load;
+mod main_reactor;
 mod owners;
 mod reactor;
 mod service;
@@ -17,7 +18,9 @@ mod _core {
     #[pymodule_export]
     use super::load::run_http_load;
     #[pymodule_export]
-    use super::reactor::Reactor;
+    use super::main_reactor::MainReactor;
+    #[pymodule_export]
+    use super::reactor::{Reactor, ReactorHandle};
 
     use super::*;
 

@@ -22,9 +22,9 @@ use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
 use crate::core::{EventLoop, Token};
 use crate::metrics::ReactorCounters;
+use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
-use crate::net::{self, Listener};
-use crate::reactor::Mail;
+use crate::reactor::{Mail, SubReactorHandle};
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
@@ -36,9 +36,6 @@ const MAX_UNSENT_BYTES: u32 = 256 * 1024;
 /// How long the attached phase may run before the loop flushes what it produced and looks at the poller again.
 /// Without it a batch of slow handlers would delay the first one's answer by their sum.
 const ATTACHED_BUDGET: Duration = Duration::from_micros(500);
-
-/// More cannot wait at a listener (`net.core.somaxconn` has 16 bits here and there, and rarely so many).
-const MAX_BACKLOG: usize = 65_535;
 
 /// How long native answers alone may keep the loop from Python, which has signals to handle.
 const DETACHED_AT_MOST: Duration = Duration::from_millis(20);
@@ -55,7 +52,43 @@ pub struct Reactor {
     mail: MailSender<Mail>,
     /// Somebody wants `select` to come back.
     woken: AtomicBool,
+    handle: SubReactorHandle,
     counters: Arc<ReactorCounters>,
+}
+
+/// What a main reactor needs of this one, good for any thread.
+#[pyclass(frozen, module = "penstock._core")]
+pub struct ReactorHandle(pub(super) SubReactorHandle);
+
+#[pymethods]
+impl ReactorHandle {
+    /// Connections that the reactor has, or that are on their way to it.
+    #[getter]
+    fn connections(&self) -> usize {
+        self.0.connections()
+    }
+}
+
+/// A listener of our own: the descriptor is duplicated, and its caller keeps the other.
+pub(super) fn listener_of(fd: RawFd) -> PyResult<OwnedFd> {
+    // SAFETY: borrowed for this call only; a wrong number is an OSError of dup.
+    let own: OwnedFd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
+    let own = Listener::from_fd(own)?;
+    if !own.address().is_unix() {
+        // Accepted sockets inherit these, which saves system calls for each.
+        NO_DELAY.set(&own, true)?;
+        NOT_SENT_LOW_WATER.set(&own, Bytes(MAX_UNSENT_BYTES))?;
+    }
+    Ok(own.into_fd())
+}
+
+/// A reactor's counters, by name.
+pub(super) fn counters_as_dict<'py>(py: Python<'py>, counters: &ReactorCounters) -> PyResult<Bound<'py, PyDict>> {
+    let values = PyDict::new(py);
+    for (name, _, value) in counters.snapshot() {
+        values.set_item(name, value)?;
+    }
+    Ok(values)
 }
 
 /// Lets a detached closure carry what it points to; the caller stays on its thread and holds the guard.
@@ -172,8 +205,14 @@ impl Reactor {
         let service = PyService { http: None, listeners: Vec::new(), ready: Vec::new() };
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
+        let handle = SubReactorHandle::of(&event_loop);
         let inner = Inner { event_loop, watches: HashMap::new(), asgi: None };
-        Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), counters })
+        Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), handle, counters })
+    }
+
+    /// For a main reactor, which hands connections over to this one. From any thread.
+    fn handle(&self) -> ReactorHandle {
+        ReactorHandle(self.handle.clone())
     }
 
     /// Which way of waiting for the kernel is in use.
@@ -260,46 +299,35 @@ impl Reactor {
         })?
     }
 
-    /// Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own.
+    /// Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own. The first
+    /// added has the number 0 in the application's list of listeners, the next one 1.
     fn add_listener(&self, fd: RawFd) -> PyResult<()> {
-        // SAFETY: borrowed for this call only; a wrong number is an OSError of dup.
-        let own: OwnedFd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
-        let own = Listener::from_fd(own)?;
-        if !own.address().is_unix() {
-            // Accepted sockets inherit these, which saves system calls for each.
-            NO_DELAY.set(&own, true)?;
-            NOT_SENT_LOW_WATER.set(&own, Bytes(MAX_UNSENT_BYTES))?;
-        }
+        let own = listener_of(fd)?;
         self.with(|inner| {
-            let token = inner.event_loop.io.add_listener(own.into_fd())?;
-            inner.event_loop.service.listeners.push(token);
+            let EventLoop { io, service, .. } = &mut inner.event_loop;
+            let token = io.add_listener(own)?;
+            service.listeners.push((token, service.listeners.len() as u16));
             Ok(())
         })?
     }
 
-    /// Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken.
+    /// Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken, with
+    /// the next turn.
     ///
     /// The kernel has let those clients in already; closing alone would reset them. For a listener that others hold
     /// too, they are as well served here.
     fn remove_listeners(&self) -> PyResult<()> {
         self.with(|inner| {
             let EventLoop { io, service, .. } = &mut inner.event_loop;
-            for (number, token) in std::mem::take(&mut service.listeners).into_iter().enumerate() {
-                if let (Some(fd), Some(http)) = (io.fd(token), &mut service.http) {
-                    // SAFETY: the channel of this token owns the descriptor until it is removed, below.
-                    let listener = unsafe { BorrowedFd::borrow_raw(fd) };
-                    // At an error the rest cannot be had, by anybody.
-                    let waiting = std::iter::from_fn(|| net::accept(listener).ok().flatten());
-                    waiting.take(MAX_BACKLOG).for_each(|connection| http.add(io, connection, number as u16));
-                }
-                io.remove_listener(token);
-            }
+            service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token));
         })
     }
 
-    /// Close idle connections now, and the others after the response they wait for.
+    /// Close idle connections now, and the others after the response they wait for. What was handed over by now is among
+    /// them.
     fn drain(&self) -> PyResult<()> {
         self.with(|inner| {
+            inner.event_loop.take_mail();
             let EventLoop { io, service, .. } = &mut inner.event_loop;
             if let Some(http) = &mut service.http {
                 http.drain(io);
@@ -321,11 +349,7 @@ impl Reactor {
 
     /// This reactor's counters, by name. From any thread.
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let values = PyDict::new(py);
-        for (name, _, value) in self.counters.snapshot() {
-            values.set_item(name, value)?;
-        }
-        Ok(values)
+        counters_as_dict(py, &self.counters)
     }
 
     /// Close every connection and descriptor of the reactor. Idempotent.

@@ -10,8 +10,9 @@ use crate::server::http::{HttpConnection, HttpServer};
 
 pub struct PyService {
     pub http: Option<HttpServer>,
-    /// Listeners of the HTTP server, in the order of their numbers.
-    pub listeners: Vec<Token>,
+    /// Listeners of the HTTP server and their numbers; those that were removed, too, since their last connections may
+    /// come later.
+    pub listeners: Vec<(Token, u16)>,
     /// Watched descriptors found ready and not yet told: the watch, its descriptor, its readiness.
     pub ready: Vec<(Token, Readiness)>,
 }
@@ -23,9 +24,9 @@ impl Service for PyService {
     type Mail = Mail;
 
     fn accepted(&mut self, io: &mut PyIo, listener: Token, fd: OwnedFd) {
-        let number = self.listeners.iter().position(|&token| token == listener).unwrap_or(0);
-        if let Some(http) = &mut self.http {
-            http.add(io, fd, number as u16);
+        let number = self.listeners.iter().find(|(token, _)| *token == listener).map(|&(_, number)| number);
+        if let (Some(http), Some(number)) = (&mut self.http, number) {
+            http.add(io, fd, number);
         }
     }
 

@@ -50,7 +50,8 @@ def is_wanted(test: unittest.TestCase, patterns: list[str]) -> bool:
 def main(module: str, *patterns: str) -> int:
     policy: Any = asyncio.DefaultEventLoopPolicy
     policy._loop_factory = SelectorEventLoop
-    vars(asyncio)["SelectorEventLoop"] = SelectorEventLoop
+    stand_in: Any = asyncio
+    stand_in.SelectorEventLoop = SelectorEventLoop
     loaded = unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(f"test.test_asyncio.{module}"))
     wanted = [test for test in tests_of(loaded) if is_wanted(test, list(patterns))]
     result = unittest.TextTestRunner(verbosity=2, stream=sys.stderr).run(unittest.TestSuite(wanted))

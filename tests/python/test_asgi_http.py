@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -584,7 +584,7 @@ def reset(connection: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def reported(outcomes: list[Any], done: threading.Event, name: str) -> Iterator[None]:
+def reported(outcomes: list[Any], done: threading.Event, name: str) -> Generator[None]:
     """Keep how a handler came to its end."""
     try:
         yield
@@ -940,7 +940,7 @@ MISTAKES: list[tuple[list[Any], type[Exception], str]] = [
     ([START, PIECE, START], RuntimeError, "sent before"),
     ([{"type": "http.response.start"}], ValueError, "status"),
     ([{"status": 200}], ValueError, "type"),
-    ([{"type": "http.request"}], ValueError, "not \"http.request\""),
+    ([{"type": "http.request"}], ValueError, 'not "http.request"'),
     ([{"type": "websocket.accept"}], ValueError, "websocket.accept"),
     ([{"type": 5}], TypeError, ""),
     ([None], TypeError, ""),

@@ -119,7 +119,8 @@ def test_provenance_lacks_nothing():
 
 def test_whatever_is_not_idle_counts_as_busy():
     assert measure.busy_ticks("cpu  1 2 4 1000 2000 8 16 32 0 0\ncpu0 9 9 9 9 9 9 9 9 0 0\n") == 63
-    assert 0.0 <= measure.machine_busy_share(0.01) <= 1.5
+    # Long enough that a tick more or less (10 ms) does not matter.
+    assert 0.0 <= measure.machine_busy_share(0.2) <= 1.2
 
 
 def test_requirements_are_the_lines_that_name_something():

@@ -141,9 +141,7 @@ def test_a_framework_that_sends_its_traceback_ends_with_one_clear_line_and_statu
     ended = penstock("serve", "--port", "0", "main:app")
     assert ended.returncode == 3
     lines = ended.stderr.splitlines()
-    assert lines[-1] == (
-        "penstock: error: application startup failed: ConnectionRefusedError: no database at db:5432"
-    )
+    assert lines[-1] == ("penstock: error: application startup failed: ConnectionRefusedError: no database at db:5432")
     assert any('main.py", line' in line for line in lines), "where it was raised is shown above"
 
 

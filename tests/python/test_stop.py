@@ -94,10 +94,8 @@ def test_nobody_is_let_in_after_the_stop_began(serve: Serve) -> None:
         server.wait_for_log("slow begins")
         server.signal(signal.SIGTERM)
         server.wait_for_log("Shutting down")
-        deadline = time.monotonic() + TIMEOUT_S
         with pytest.raises(ConnectionRefusedError):
-            while time.monotonic() < deadline:
-                server.connect().close()
+            _connect_until_refused(server)
         assert read_response(connection)[2] == b"whole"
     assert server.wait() == 0
 
@@ -284,6 +282,12 @@ def test_no_process_and_no_listener_is_left(serve: Serve) -> None:
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", port))
+
+
+def _connect_until_refused(server: Server) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        server.connect().close()
 
 
 def _wait_for_lines(server: Server, text: str, count: int) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any
 
 from penstock import EventLoop, ServerConfig, listener, logs
@@ -141,7 +141,7 @@ def logged(records: Records, text: str) -> bool:
 
 
 @contextlib.contextmanager
-def threaded_server(app: App, **settings: Any) -> Iterator[ThreadedServer]:
+def threaded_server(app: App, **settings: Any) -> Generator[ThreadedServer]:
     server = ThreadedServer(app, **settings).start()
     try:
         yield server
@@ -201,7 +201,7 @@ def read_chunked(connection: socket.socket) -> bytes:
     return bytes(received)
 
 
-async def respond(send: Send, body: bytes = b"", status: int = 200, headers: Any = ()) -> None:
+async def respond(send: Send, body: bytes | bytearray = b"", status: int = 200, headers: Any = ()) -> None:
     await send({"type": "http.response.start", "status": status, "headers": list(headers)})
     await send({"type": "http.response.body", "body": body})
 

@@ -43,7 +43,13 @@ class Server:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 60, source_address=(source, 0))
+        peer = socket.socket()
+        # Or the ports that linger in TIME_WAIT could not be listened on by anybody else for a minute.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        peer.settimeout(60)
+        peer.bind((source, 0))
+        peer.connect(("127.0.0.1", self.port))
+        return peer
 
 
 @contextmanager

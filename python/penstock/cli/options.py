@@ -66,7 +66,7 @@ def _called(written: Mapping[str, object]) -> Iterable[tuple[str, str]]:
 
 def _without(environment: Mapping[str, str], written: Mapping[str, object]) -> dict[str, str]:
     """The environment without what the command line overrides, whose value then does not matter, not even if wrong."""
-    overridden = {SETTINGS[name].variable for name in written}
+    overridden = {variable for name in written for variable in (SETTINGS[name].variable, SETTINGS[name].other_variable)}
     return {name: value for name, value in environment.items() if name not in overridden}
 
 

@@ -46,6 +46,7 @@ refusals! {
     BAD_TARGET_BYTE = 400, "The request's target holds a byte that must be percent-encoded.";
     BAD_TARGET_FORM = 400, "The request's target must begin with '/' or be an http or https URI.";
     BAD_AUTHORITY = 400, "The host in the request's target is not a valid host and port.";
+    NO_TUNNELS = 501, "This server is no proxy: it opens no tunnels.";
     ASTERISK_WITHOUT_OPTIONS = 400, "The target '*' belongs to the method OPTIONS alone.";
     NO_VERSION = 400, "The request line does not end with an HTTP version.";
     UNSUPPORTED_VERSION = 505, "This server speaks HTTP/1.0 and HTTP/1.1 here.";

@@ -135,6 +135,10 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// The client offers another protocol: it sent Upgrade, and `Connection: upgrade`, in HTTP/1.1.
     pub upgrade: bool,
+    /// The client takes trailers after a chunked response: it sent `TE: trailers`, in HTTP/1.1.
+    pub accepts_trailers: bool,
+    /// There is an X-Forwarded-For or X-Forwarded-Proto, which means something only if the peer is trusted.
+    pub is_forwarded: bool,
 }
 
 /// What the headers said that the framing and the connection depend on.
@@ -148,6 +152,8 @@ struct Findings {
     connection_upgrade: bool,
     upgrade: bool,
     expect_continue: bool,
+    accepts_trailers: bool,
+    is_forwarded: bool,
 }
 
 impl RequestHead {
@@ -288,6 +294,8 @@ impl RequestHead {
         // RFC 9110 section 10.1.1: the expectation of a 1.0 client, or without a body, is not answered.
         self.expect_continue = findings.expect_continue && is_1_1 && self.framing.has_body();
         self.upgrade = findings.upgrade && findings.connection_upgrade && is_1_1;
+        self.accepts_trailers = findings.accepts_trailers && is_1_1;
+        self.is_forwarded = findings.is_forwarded;
         Ok(())
     }
 }
@@ -297,6 +305,11 @@ impl Findings {
     #[inline]
     fn note(&mut self, name: &[u8], value: &[u8], index: usize) -> Result<(), HttpError> {
         match (name.len(), name[0] | 0x20) {
+            (2, b't') if name.eq_ignore_ascii_case(b"te") => {
+                let is_trailers = |coding: &[u8]| coding.eq_ignore_ascii_case(b"trailers");
+                self.accepts_trailers |= list_members(value).any(is_trailers);
+                Ok(())
+            }
             (4, b'h') if name.eq_ignore_ascii_case(b"host") => self.note_host(value, index),
             (6, b'e') if name.eq_ignore_ascii_case(b"expect") => self.note_expect(value),
             (7, b'u') if name.eq_ignore_ascii_case(b"upgrade") => {
@@ -309,6 +322,11 @@ impl Findings {
             }
             (14, b'c') if name.eq_ignore_ascii_case(b"content-length") => self.note_content_length(value),
             (17, b't') if name.eq_ignore_ascii_case(b"transfer-encoding") => self.note_transfer_encoding(value),
+            (15, b'x') | (17, b'x') => {
+                let is = |wanted: &[u8]| name.eq_ignore_ascii_case(wanted);
+                self.is_forwarded |= is(b"x-forwarded-for") || is(b"x-forwarded-proto");
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -18,11 +18,15 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResponseError {
     InvalidStatus(u16),
+    /// A status from 100 to 199 where the response itself was to begin.
+    InterimStatus(u16),
     InvalidHeaderName(Box<[u8]>),
     /// The name of the header whose value it is.
     InvalidHeaderValue(Box<[u8]>),
     InvalidContentLength(Box<[u8]>),
     RepeatedContentLength,
+    /// A trailer of this name would change how the message is read (RFC 9110 section 6.5.1).
+    ForbiddenTrailer(Box<[u8]>),
     /// The body goes on after its declared end.
     BodyTooLong {
         declared_bytes: u64,
@@ -39,6 +43,9 @@ impl fmt::Display for ResponseError {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::InvalidStatus(status) => write!(to, "a response's status must be 100 to 999, not {status}"),
+            Self::InterimStatus(status) => {
+                write!(to, "a response's status must be 200 to 999, not {status}: 1xx only go before a response")
+            }
             Self::InvalidHeaderName(name) => {
                 write!(to, "a header's name must be a token, not \"{}\"", name.escape_ascii())
             }
@@ -49,6 +56,9 @@ impl fmt::Display for ResponseError {
                 write!(to, "content-length must be one decimal number, not \"{}\"", value.escape_ascii())
             }
             Self::RepeatedContentLength => to.write_str("content-length was given twice"),
+            Self::ForbiddenTrailer(name) => {
+                write!(to, "\"{}\" must be among the headers, it cannot be a trailer", name.escape_ascii())
+            }
             Self::BodyTooLong { declared_bytes, sent_bytes } => {
                 write!(
                     to,
@@ -392,6 +402,43 @@ pub fn write_last_chunk(out: &mut Vec<u8>) {
     out.extend_from_slice(LAST_CHUNK);
 }
 
+/// One line of the trailer section; nothing is written if it may not stand there.
+pub fn write_trailer(out: &mut Vec<u8>, name: &[u8], value: &[u8]) -> Result<(), ResponseError> {
+    if !is_token(name) {
+        return Err(ResponseError::InvalidHeaderName(name.into()));
+    }
+    if memchr3(b'\r', b'\n', 0, value).is_some() {
+        return Err(ResponseError::InvalidHeaderValue(name.into()));
+    }
+    if FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {
+        return Err(ResponseError::ForbiddenTrailer(name.into()));
+    }
+    for part in [name, b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+    Ok(())
+}
+
+/// What frames or routes the message, concerns the connection, or tells how to read the body or whom to believe.
+const FORBIDDEN_TRAILERS: [&[u8]; 16] = [
+    b"authorization",
+    b"connection",
+    b"content-encoding",
+    b"content-length",
+    b"content-range",
+    b"content-type",
+    b"host",
+    b"keep-alive",
+    b"location",
+    b"proxy-connection",
+    b"set-cookie",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
+    b"www-authenticate",
+];
+
 /// Writes a body as its head promised, and tells when an application breaks the promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyWriter {
@@ -446,18 +493,36 @@ impl BodyWriter {
         }
     }
 
-    /// End the body.
-    pub fn finish(self, out: &mut Vec<u8>) -> Result<(), ResponseError> {
+    /// Whether trailers can follow the body.
+    pub fn takes_trailers(&self) -> bool {
+        self.mode == BodyMode::Chunked
+    }
+
+    /// End the body's data; [`write_trailer`] and [`BodyWriter::end_trailers`] follow, if it takes trailers.
+    pub fn finish_data(&self, out: &mut Vec<u8>) -> Result<(), ResponseError> {
         match self.mode {
             BodyMode::Length(declared_bytes) if self.sent_bytes < declared_bytes => {
                 Err(ResponseError::BodyTooShort { declared_bytes, sent_bytes: self.sent_bytes })
             }
             BodyMode::Chunked => {
-                write_last_chunk(out);
+                out.extend_from_slice(b"0\r\n");
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    pub fn end_trailers(self, out: &mut Vec<u8>) {
+        if self.takes_trailers() {
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// End the body.
+    pub fn finish(self, out: &mut Vec<u8>) -> Result<(), ResponseError> {
+        self.finish_data(out)?;
+        self.end_trailers(out);
+        Ok(())
     }
 }
 

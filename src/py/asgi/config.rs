@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::protocol::http1::Limits;
+use crate::protocol::http1::forwarded::{InvalidPeer, TrustedPeers};
 use crate::server::http::HttpSettings;
 use crate::server::static_files::{MountSettings, StaticSettings};
 
@@ -32,6 +33,9 @@ pub struct ServerConfig {
     static_mounts: Vec<StaticMount>,
     static_cache_size: usize,
     static_open_files: usize,
+    forwarded_allow_ips: String,
+    proxy_headers: bool,
+    proxy_protocol: bool,
 }
 
 /// `penstock.StaticMount`
@@ -80,6 +84,9 @@ impl ServerConfig {
             min_rate_bytes_s: self.limit_rate_min,
             server_header: self.server_header.then_some("penstock"),
             date_header: self.date_header,
+            trusted: self.trusted_peers()?,
+            proxy_headers: self.proxy_headers,
+            proxy_protocol: self.proxy_protocol,
         })
     }
 
@@ -91,6 +98,11 @@ impl ServerConfig {
             cache_bytes: self.static_cache_size,
             open_files: self.static_open_files,
         })
+    }
+
+    fn trusted_peers(&self) -> PyResult<TrustedPeers> {
+        let parsed: Result<_, InvalidPeer> = self.forwarded_allow_ips.parse();
+        parsed.map_err(|error| PyValueError::new_err(format!("forwarded_allow_ips: {error}")))
     }
 }
 

@@ -9,6 +9,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString};
 
+use super::extensions::{self, EARLY_HINT, PATHSEND, TRAILERS, ZEROCOPYSEND};
 use super::reply::{Awaited, Reply};
 use super::task::set_result_unless_done;
 use super::{AsgiServer, names};
@@ -17,7 +18,7 @@ use crate::core::{Io, Token};
 use crate::protocol::http1::ResponseError;
 use crate::py::guarded::Guarded;
 use crate::py::owners;
-use crate::server::http::{Body, HttpConnection, HttpServer, RespondError, Take};
+use crate::server::http::{Body, FileBody, HttpConnection, HttpServer, RespondError, Take};
 
 create_exception!(
     penstock._core,
@@ -56,11 +57,13 @@ enum Phase {
     #[default]
     Unstarted,
     /// `http.response.start` was sent; its head leaves with the first piece of the body.
-    Started {
-        status: u16,
-        headers: Option<Py<PyAny>>,
+    Started { status: u16, headers: Option<Py<PyAny>>, trailers: bool },
+    Body {
+        /// `http.response.trailers` will follow the last piece.
+        trailers: bool,
     },
-    Body,
+    /// The body is complete, and its trailers are to come.
+    Trailers,
     /// The response is complete, or the application has ended. The connection may have gone on to its next request,
     /// which has the same token: nothing of this one may touch it from now on.
     Complete,
@@ -108,7 +111,7 @@ impl HttpCycle {
             _ if state.disconnected => Ending::Disconnected,
             _ if state.told_disconnected => Ending::Abandoned,
             Phase::Unstarted | Phase::Started { .. } => Ending::Unstarted,
-            Phase::Body => Ending::Unfinished,
+            Phase::Body { .. } | Phase::Trailers => Ending::Unfinished,
         };
         drop(state);
         wake(py, waiters.0)?;
@@ -229,63 +232,150 @@ impl HttpCycle {
             ))
         })?;
         let headers = message.get(names::headers(py))?.map(Bound::unbind);
+        let trailers = message.is_larger_than(3) && message.get_bool(names::trailers(py))?;
         let mut state = self.state.enter()?;
         match state.phase {
-            Phase::Unstarted => state.phase = Phase::Started { status, headers },
+            Phase::Unstarted => state.phase = Phase::Started { status, headers, trailers },
             _ => return Err(PyRuntimeError::new_err("http.response.start was sent before: a response starts once")),
         }
         Reply::done(py)
     }
 
     fn body(slf: &Bound<'_, Self>, message: &Message<'_>) -> PyResult<Py<Reply>> {
-        let (py, this) = (slf.py(), slf.get());
-        let more = match message.get(names::more_body(py))? {
-            Some(more) => more.is_truthy()?,
-            None => false,
-        };
+        let py = slf.py();
+        let more = message.get_bool(names::more_body(py))?;
         let piece = Piece::of(message.get(names::body(py))?)?;
+        Self::send_piece(slf, "http.response.body", &piece, more)
+    }
+
+    /// The next piece of the body, behind the head if it is the first.
+    fn send_piece(slf: &Bound<'_, Self>, kind: &str, piece: &Piece<'_>, more: bool) -> PyResult<Py<Reply>> {
+        let (py, this) = (slf.py(), slf.get());
         let phase = std::mem::take(&mut this.state.enter()?.phase);
-        match phase {
+        let trailers = match phase {
             Phase::Unstarted => {
-                return Err(PyRuntimeError::new_err("http.response.body was sent before http.response.start"));
+                return Err(PyRuntimeError::new_err(format!("{kind} was sent before http.response.start")));
             }
-            Phase::Complete => {
-                this.state.enter()?.phase = Phase::Complete;
-                return Err(PyRuntimeError::new_err("http.response.body was sent after the response was complete"));
+            Phase::Complete | Phase::Trailers => {
+                let is_complete = matches!(phase, Phase::Complete);
+                this.state.enter()?.phase = phase;
+                let what = if is_complete { "response" } else { "body" };
+                return Err(PyRuntimeError::new_err(format!("{kind} was sent after the {what} was complete")));
             }
-            Phase::Body => {}
-            Phase::Started { status, headers } => this.write_head(py, status, headers, piece.bytes().len(), !more)?,
-        }
-        this.state.enter()?.phase = if more { Phase::Body } else { Phase::Complete };
+            Phase::Body { trailers } => trailers,
+            Phase::Started { status, headers, trailers } => {
+                this.write_head(py, (status, headers, trailers), piece.len(), !more)?;
+                trailers
+            }
+        };
+        this.state.enter()?.phase = match trailers {
+            _ if more => Phase::Body { trailers },
+            true => Phase::Trailers,
+            false => Phase::Complete,
+        };
         let queued = this.with_http(py, |http, io| http.send_body(io, this.token, piece.as_body(), more))?;
         match queued {
             Ok(queued) if more && queued > HIGH_WATERMARK_BYTES => {
                 Reply::waiting(py, slf.clone().unbind(), Awaited::Room)
             }
             Ok(_) => {
-                if !more {
+                if !more && !trailers {
                     this.wake_receive(py)?;
                 }
                 Reply::done(py)
             }
             Err(RespondError::Disconnected) => Err(disconnected_error()),
             Err(RespondError::Invalid(error)) => {
-                this.state.enter()?.phase = Phase::Body;
+                this.state.enter()?.phase = Phase::Body { trailers };
                 Err(invalid(&error))
             }
+        }
+    }
+
+    /// What belongs to an extension of the specification.
+    fn send_extension(slf: &Bound<'_, Self>, kind: &str, message: &Message<'_>) -> PyResult<Option<Py<Reply>>> {
+        match kind {
+            PATHSEND => {
+                let piece = extensions::path_piece(message)?;
+                Self::send_piece(slf, kind, &piece, false).map(Some)
+            }
+            ZEROCOPYSEND => {
+                slf.get().check_body_can_be_sent(kind)?;
+                let piece = extensions::file_piece(message)?;
+                let more = message.get_bool(names::more_body(slf.py()))?;
+                Self::send_piece(slf, kind, &piece, more).map(Some)
+            }
+            TRAILERS => slf.get().send_trailers(message).map(Some),
+            EARLY_HINT => Self::send_early_hint(slf, message).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Before a file's position is moved.
+    fn check_body_can_be_sent(&self, kind: &str) -> PyResult<()> {
+        match self.state.enter()?.phase {
+            Phase::Started { .. } | Phase::Body { .. } => Ok(()),
+            _ => Err(PyRuntimeError::new_err(format!(
+                "{kind} must be sent after http.response.start, and before the body is complete"
+            ))),
+        }
+    }
+
+    fn send_trailers(&self, message: &Message<'_>) -> PyResult<Py<Reply>> {
+        let py = message.py();
+        let more = message.get_bool(names::more_trailers(py))?;
+        let headers = Headers::of(py, message.get(names::headers(py))?.map(Bound::unbind))?;
+        if !matches!(self.state.enter()?.phase, Phase::Trailers) {
+            return Err(PyRuntimeError::new_err(
+                "http.response.trailers was sent without trailers=True in http.response.start, or before the body was \
+                 complete, or after the trailers were",
+            ));
+        }
+        let sent = self.with_http(py, |http, io| http.send_trailers(io, self.token, headers.iter(), more))?;
+        match sent {
+            Ok(()) if more => {}
+            Ok(()) => {
+                self.state.enter()?.phase = Phase::Complete;
+                self.wake_receive(py)?;
+            }
+            Err(RespondError::Disconnected) => return Err(disconnected_error()),
+            Err(RespondError::Invalid(error)) => return Err(invalid(&error)),
+        }
+        Reply::done(py)
+    }
+
+    /// 103 Early Hints, ahead of the response. Too late once the response's head has left: then it means nothing.
+    fn send_early_hint(slf: &Bound<'_, Self>, message: &Message<'_>) -> PyResult<Py<Reply>> {
+        let (py, this) = (slf.py(), slf.get());
+        let links = extensions::links(message)?;
+        if this.is_complete()? {
+            return Reply::done(py);
+        }
+        let sent = this.with_http(py, |http, io| {
+            http.send_interim(io, this.token, 103, |head| {
+                links.iter().try_for_each(|link| head.header(b"link", link.as_bytes()))
+            })
+        })?;
+        match sent {
+            Ok(queued) if queued > HIGH_WATERMARK_BYTES => Reply::waiting(py, slf.clone().unbind(), Awaited::Room),
+            Ok(_) => Reply::done(py),
+            Err(RespondError::Disconnected) => Err(disconnected_error()),
+            Err(RespondError::Invalid(error)) => Err(invalid(&error)),
         }
     }
 
     fn write_head(
         &self,
         py: Python<'_>,
-        status: u16,
-        headers: Option<Py<PyAny>>,
+        (status, headers, trailers): (u16, Option<Py<PyAny>>, bool),
         body_bytes: usize,
         whole: bool,
     ) -> PyResult<()> {
         let headers = Headers::of(py, headers)?;
         let written = self.with_http(py, |http, io| {
+            if trailers {
+                http.announce_trailers(io, self.token);
+            }
             http.start_response::<ResponseError>(io, self.token, status, body_bytes, whole, |head| {
                 headers.iter().try_for_each(|(name, value)| head.header(name, value))
             })
@@ -316,9 +406,12 @@ impl HttpCycle {
         match kind.cast::<PyString>()?.to_str()? {
             "http.response.body" => Self::body(slf, &message),
             "http.response.start" => slf.get().start(&message),
-            other => Err(PyValueError::new_err(format!(
-                "send() takes http.response.start and http.response.body for an HTTP request, not {other:?}"
-            ))),
+            other => Self::send_extension(slf, other, &message)?.ok_or_else(|| {
+                PyValueError::new_err(format!(
+                    "send() takes http.response.start and http.response.body for an HTTP request, and the messages of \
+                     the extensions in the scope, not {other:?}"
+                ))
+            }),
         }
     }
 }
@@ -341,14 +434,24 @@ fn add_waiter(py: Python<'_>, waiters: &mut Vec<Py<PyAny>>, future: &Py<PyAny>) 
 }
 
 /// A message from the application: a dictionary, nearly always.
-struct Message<'a>(&'a Bound<'a, PyAny>);
+pub(super) struct Message<'a>(&'a Bound<'a, PyAny>);
 
 impl<'a> Message<'a> {
-    fn py(&self) -> Python<'a> {
+    pub(super) fn py(&self) -> Python<'a> {
         self.0.py()
     }
 
-    fn get(&self, name: &Bound<'a, PyString>) -> PyResult<Option<Bound<'a, PyAny>>> {
+    /// Whether it can hold keys that few messages have.
+    fn is_larger_than(&self, keys: usize) -> bool {
+        self.0.cast_exact::<PyDict>().map_or(true, |dict| dict.len() > keys)
+    }
+
+    /// False if it is missing.
+    fn get_bool(&self, name: &Bound<'a, PyString>) -> PyResult<bool> {
+        self.get(name)?.map_or(Ok(false), |value| value.is_truthy())
+    }
+
+    pub(super) fn get(&self, name: &Bound<'a, PyString>) -> PyResult<Option<Bound<'a, PyAny>>> {
         match self.0.cast_exact::<PyDict>() {
             Ok(dict) => dict.get_item(name),
             Err(_) if self.0.contains(name)? => self.0.get_item(name).map(Some),
@@ -358,9 +461,10 @@ impl<'a> Message<'a> {
 }
 
 /// A piece of the response's body, out of whatever object holds bytes.
-enum Piece<'a> {
+pub(super) enum Piece<'a> {
     Empty,
     Bytes(Bound<'a, PyBytes>),
+    File(FileBody),
 }
 
 impl<'a> Piece<'a> {
@@ -383,10 +487,11 @@ impl<'a> Piece<'a> {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    fn len(&self) -> usize {
         match self {
-            Piece::Empty => &[],
-            Piece::Bytes(bytes) => bytes.as_bytes(),
+            Piece::Empty => 0,
+            Piece::Bytes(bytes) => bytes.as_bytes().len(),
+            Piece::File(file) => file.bytes(),
         }
     }
 
@@ -396,7 +501,9 @@ impl<'a> Piece<'a> {
             Piece::Bytes(bytes) if bytes.as_bytes().len() >= BORROW_FROM_BYTES => {
                 Body::Borrowed(bytes.as_bytes(), owners::keep(bytes.clone().into_any()))
             }
-            _ => Body::Copied(self.bytes()),
+            Piece::Bytes(bytes) => Body::Copied(bytes.as_bytes()),
+            Piece::File(file) => file.as_body(),
+            Piece::Empty => Body::Copied(&[]),
         }
     }
 }

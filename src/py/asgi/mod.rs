@@ -5,12 +5,15 @@
 
 mod config;
 mod cycle;
+mod extensions;
 mod names;
 mod reply;
 mod scope;
+mod spare_dict;
 mod task;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -50,6 +53,8 @@ pub struct AsgiServer {
     settings: HttpSettings,
     static_settings: Option<StaticSettings>,
     access_log: Option<(i32, AccessLogStyle)>,
+    /// Listeners at every address of the machine: which one a connection came to is asked of the connection.
+    wildcard_listeners: Vec<u16>,
     /// What every request's context is a copy of.
     context: Py<PyAny>,
     state: Guarded<State>,
@@ -114,6 +119,7 @@ impl AsgiServer {
             settings: config.http_settings()?,
             static_settings: config.static_settings(),
             access_log,
+            wildcard_listeners: wildcards(py, &listeners),
             context: task::current_context(py)?.unbind(),
             state: Guarded::new(State {
                 scopes: ScopeBuilder::new(py, &listeners, &config.root_path, state)?,
@@ -132,6 +138,14 @@ impl AsgiServer {
         drop(state);
         Ok(cycles.iter().filter_map(|cycle| cycle.get().task(py)).collect())
     }
+}
+
+fn wildcards(py: Python<'_>, listeners: &[(String, Py<PyAny>)]) -> Vec<u16> {
+    let is_wildcard = |server: &Py<PyAny>| {
+        let host = server.bind(py).get_item(0).and_then(|host| host.extract::<String>());
+        host.is_ok_and(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()))
+    };
+    (0..).zip(listeners).filter(|(_, (_, server))| is_wildcard(server)).map(|(number, _)| number).collect()
 }
 
 /// `ClientDisconnected` itself, or what a framework made of it (Starlette: `except OSError: raise ClientDisconnect`).
@@ -155,15 +169,16 @@ impl AsgiServer {
             }
             None => None,
         };
-        let mut server = HttpServer::new(self.settings.clone(), access_log);
+        let mut http = HttpServer::new(self.settings.clone(), access_log);
+        self.wildcard_listeners.iter().for_each(|&listener| http.note_wildcard_listener(listener));
         if let Some(settings) = &self.static_settings {
             let files = StaticFiles::open(settings.clone())?;
             if let Some(warning) = files.warning() {
                 self.report.call1(py, (warning, py.None()))?;
             }
-            server.add_responder(Box::new(files));
+            http.add_responder(Box::new(files));
         }
-        Ok(server)
+        Ok(http)
     }
 
     /// Do what one event asks for.
@@ -229,16 +244,19 @@ impl AsgiServer {
     fn build_scope<'py>(&self, py: Python<'py>, token: Token) -> PyResult<Option<Bound<'py, PyDict>>> {
         let found = self.reactor.get().with(|inner| {
             let event_loop = &mut inner.event_loop;
-            let http = event_loop.service.http.as_ref()?;
+            let http = event_loop.service.http.as_mut()?;
             let peer = http.peer(&mut event_loop.io, token);
             let listener = http.listener(&mut event_loop.io, token);
+            let local = http.local_address(&mut event_loop.io, token);
             let request = http.request(&mut event_loop.io, token)?;
             // SAFETY: outlives the guard, because building a scope can start a collection, whose finalizers may need
             // the reactor. The request's bytes stay: only a turn moves them, and no turn happens within a batch.
-            Some((unsafe { request.outlive() }, peer, listener))
+            Some((unsafe { request.outlive() }, peer, listener, local))
         })?;
         match found {
-            Some((request, peer, listener)) => self.state.enter()?.scopes.build(py, &request, peer, listener).map(Some),
+            Some((request, peer, listener, local)) => {
+                self.state.enter()?.scopes.build(py, &request, peer, listener, local).map(Some)
+            }
             None => Ok(None),
         }
     }

@@ -12,11 +12,22 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyString, PyTuple};
 
 use super::names;
-use crate::server::http::{PeerAddress, RequestView};
+use super::spare_dict::{SpareDict, Value};
+use crate::server::http::{LocalAddress, PeerAddress, RequestView};
 
 const HEADER_ENTRIES: usize = 1024;
 const MAX_CACHED_HEADER_BYTES: usize = 256;
 const PEER_ENTRIES: usize = 64;
+
+const ASGI: &[(&str, Value)] = &[("version", Value::Text("3.0")), ("spec_version", Value::Text("2.4"))];
+/// What the server can do beyond the core specification. `http.response.debug` is not among them: the specification
+/// tells servers to leave it to test clients.
+const EXTENSIONS: &[(&str, Value)] = &[
+    ("http.response.pathsend", Value::Empty),
+    ("http.response.zerocopysend", Value::Empty),
+    ("http.response.trailers", Value::Empty),
+    ("http.response.early_hint", Value::Empty),
+];
 
 struct CachedHeader {
     /// The whole line as it came, name and value.
@@ -28,6 +39,10 @@ pub struct ScopeBuilder {
     templates: Vec<Py<PyDict>>,
     root_path: String,
     state: Option<Py<PyDict>>,
+    asgi: SpareDict,
+    extensions: SpareDict,
+    /// The `server` of connections to a listener on every address, by the address's index.
+    servers: Vec<Option<Py<PyTuple>>>,
     headers: Vec<Option<CachedHeader>>,
     peers: Vec<Option<(IpAddr, Py<PyString>)>>,
 }
@@ -47,6 +62,9 @@ impl ScopeBuilder {
             templates,
             root_path: root_path.to_owned(),
             state: state.map(Bound::unbind),
+            asgi: SpareDict::new(py, ASGI)?,
+            extensions: SpareDict::new(py, EXTENSIONS)?,
+            servers: Vec::new(),
             headers: std::iter::repeat_with(|| None).take(HEADER_ENTRIES).collect(),
             peers: std::iter::repeat_with(|| None).take(PEER_ENTRIES).collect(),
         })
@@ -58,6 +76,7 @@ impl ScopeBuilder {
         request: &RequestView<'_>,
         peer: PeerAddress,
         listener: u16,
+        local: Option<LocalAddress>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let (head, bytes) = (request.head, request.bytes);
         let scope = copy(py, &self.templates[listener as usize])?;
@@ -68,6 +87,19 @@ impl ScopeBuilder {
         scope.set_item(names::query_string(py), PyBytes::new(py, head.query.of(bytes)))?;
         scope.set_item(names::headers(py), self.headers(py, request)?)?;
         scope.set_item(names::client(py), self.client(py, peer)?)?;
+        scope.set_item(names::asgi(py), self.asgi.take(py)?)?;
+        scope.set_item(names::extensions(py), self.extensions.take(py)?)?;
+        if let Some(forwarded) = request.forwarded {
+            if let Some((host, port)) = &forwarded.client {
+                scope.set_item(names::client(py), (&**host, *port))?;
+            }
+            if let Some(scheme) = forwarded.scheme {
+                scope.set_item(names::scheme(py), scheme)?;
+            }
+        }
+        if let Some(local) = local {
+            scope.set_item(names::server(py), self.server(py, local)?)?;
+        }
         if head.minor_version == 0 {
             scope.set_item(names::http_version(py), intern!(py, "1.0"))?;
         }
@@ -150,18 +182,31 @@ impl ScopeBuilder {
         };
         Ok((text, port).into_pyobject(py)?.into_any())
     }
+
+    fn server<'py>(&mut self, py: Python<'py>, local: LocalAddress) -> PyResult<Bound<'py, PyTuple>> {
+        let make = || (local.ip.to_string(), local.port).into_pyobject(py);
+        let Some(index) = local.index.map(usize::from) else { return make() };
+        if index >= self.servers.len() {
+            self.servers.resize_with(index + 1, || None);
+        }
+        match &self.servers[index] {
+            Some(server) => Ok(server.bind(py).clone()),
+            None => {
+                let server = make()?;
+                self.servers[index] = Some(server.clone().unbind());
+                Ok(server)
+            }
+        }
+    }
 }
 
 fn template(py: Python<'_>, scheme: &str, server: &Py<PyAny>, root_path: &str) -> PyResult<Py<PyDict>> {
-    let asgi = PyDict::new(py);
-    asgi.set_item("version", "3.0")?;
-    asgi.set_item("spec_version", "2.4")?;
     let scope = PyDict::new(py);
     scope.set_item(names::kind(py), "http")?;
-    scope.set_item("asgi", asgi)?;
+    scope.set_item(names::asgi(py), py.None())?;
     scope.set_item(names::http_version(py), "1.1")?;
-    scope.set_item("server", server)?;
-    scope.set_item("scheme", scheme)?;
+    scope.set_item(names::server(py), server)?;
+    scope.set_item(names::scheme(py), scheme)?;
     scope.set_item("root_path", root_path)?;
     // Named here so that a copy has their places already.
     for name in [
@@ -171,6 +216,7 @@ fn template(py: Python<'_>, scheme: &str, server: &Py<PyAny>, root_path: &str) -
         names::raw_path(py),
         names::query_string(py),
         names::headers(py),
+        names::extensions(py),
     ] {
         scope.set_item(name, py.None())?;
     }

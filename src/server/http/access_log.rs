@@ -4,14 +4,18 @@
 //! which are counted, and never holds up a turn.
 
 use std::io::Write;
+use std::sync::Mutex;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use super::connection::PeerAddress;
+use crate::protocol::http1::forwarded::Forwarded;
 use crate::protocol::http1::reason_phrase;
 
 /// Pieces that may wait for the writer: with one a turn, some tens of milliseconds of traffic.
 const MAX_WAITING: usize = 256;
+/// Held while a piece is written: reactors share a sink, and a large piece may take several writes.
+static WRITING: Mutex<()> = Mutex::new(());
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AccessLogStyle {
@@ -35,21 +39,27 @@ impl AccessLog {
         let writer = std::thread::Builder::new().name("penstock-access-log".into()).spawn(move || {
             // A reader that has gone away (a closed pipe) must not end the server; its lines have nowhere to go.
             while let Ok(piece) = lines.recv() {
+                let _whole_lines = WRITING.lock();
                 let _ = sink.write_all(&piece).and_then(|()| sink.flush());
             }
         })?;
         Ok(AccessLog { style, lines: Vec::new(), count: 0, queue: Some(queue), writer: Some(writer) })
     }
 
-    pub fn line(&mut self, peer: PeerAddress, request_line: &[u8], status: u16) {
+    /// `forwarded`: what a trusted proxy said of the request, whose client is then named instead of the proxy.
+    pub fn line(&mut self, peer: PeerAddress, forwarded: Option<&Forwarded>, request_line: &[u8], status: u16) {
         self.count += 1;
         let (level, reason, lines) = ("INFO", reason_phrase(status), &mut self.lines);
         // Writing to a Vec cannot fail.
         let _ = match self.style {
-            AccessLogStyle::Plain => write!(lines, "{level}:     {peer} - \"")
+            AccessLogStyle::Plain => write!(lines, "{level}:     ")
+                .and_then(|()| write_client(lines, peer, forwarded))
+                .and_then(|()| write!(lines, " - \""))
                 .and_then(|()| write_printable(lines, request_line))
                 .and_then(|()| writeln!(lines, "\" {status} {reason}")),
-            AccessLogStyle::Coloured => write!(lines, "\x1b[32m{level}\x1b[0m:     {peer} - \"\x1b[1m")
+            AccessLogStyle::Coloured => write!(lines, "\x1b[32m{level}\x1b[0m:     ")
+                .and_then(|()| write_client(lines, peer, forwarded))
+                .and_then(|()| write!(lines, " - \"\x1b[1m"))
                 .and_then(|()| write_printable(lines, request_line))
                 .and_then(|()| writeln!(lines, "\x1b[0m\" \x1b[{}m{status} {reason}\x1b[0m", colour(status))),
         };
@@ -89,6 +99,16 @@ fn colour(status: u16) -> u8 {
     }
 }
 
+fn write_client(out: &mut Vec<u8>, peer: PeerAddress, forwarded: Option<&Forwarded>) -> std::io::Result<()> {
+    match forwarded.and_then(|forwarded| forwarded.client.as_ref()) {
+        Some((host, port)) => {
+            write_printable(out, host.as_bytes())?;
+            write!(out, ":{port}")
+        }
+        None => write!(out, "{peer}"),
+    }
+}
+
 /// A request line is the peer's text: bytes that could steer a terminal or fake a line are escaped.
 fn write_printable(out: &mut Vec<u8>, text: &[u8]) -> std::io::Result<()> {
     for &byte in text {
@@ -124,11 +144,17 @@ mod tests {
         let sink = Sink::default();
         let mut log = AccessLog::to(sink.clone(), AccessLogStyle::Plain).unwrap();
         let peer = PeerAddress::V4([127, 0, 0, 1].into(), 4242);
-        log.line(peer, b"GET /\"\x1b[2J\n HTTP/1.1", 404);
+        log.line(peer, None, b"GET /\"\x1b[2J\n HTTP/1.1", 404);
+        let forwarded = Forwarded { client: Some(("\n1.2.3.4".into(), 0)), scheme: None };
+        log.line(peer, Some(&forwarded), b"GET / HTTP/1.1", 200);
         assert_eq!(log.flush(), 0);
         drop(log);
         let written = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(written, "INFO:     127.0.0.1:4242 - \"GET /\\\"\\x1b[2J\\x0a HTTP/1.1\" 404 Not Found\n");
+        assert_eq!(
+            written,
+            "INFO:     127.0.0.1:4242 - \"GET /\\\"\\x1b[2J\\x0a HTTP/1.1\" 404 Not Found\n\
+                             INFO:     \\x0a1.2.3.4:0 - \"GET / HTTP/1.1\" 200 OK\n"
+        );
     }
 
     #[test]
@@ -147,7 +173,7 @@ mod tests {
         let mut log = AccessLog::to(Stuck(stuck), AccessLogStyle::Plain).unwrap();
         let dropped: u64 = (0..MAX_WAITING + 10)
             .map(|_| {
-                log.line(PeerAddress::Unix, b"GET / HTTP/1.1", 200);
+                log.line(PeerAddress::Unix, None, b"GET / HTTP/1.1", 200);
                 log.flush()
             })
             .sum();

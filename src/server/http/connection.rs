@@ -28,6 +28,12 @@ impl PeerAddress {
     }
 }
 
+impl From<SocketAddr> for PeerAddress {
+    fn from(address: SocketAddr) -> Self {
+        SocketAddress::from(address).into()
+    }
+}
+
 impl From<SocketAddress> for PeerAddress {
     /// An IPv4 peer of a dual-stack listener is shown as what it is, without `::ffff:`.
     fn from(address: SocketAddress) -> Self {
@@ -51,6 +57,42 @@ impl std::fmt::Display for PeerAddress {
     }
 }
 
+/// What is to be remembered of a connection, a bit each: a million idle ones pay for every byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Marks(u8);
+
+impl Marks {
+    /// It has sent a request, or a part of one.
+    pub const GREETED: Marks = Marks(1);
+    /// Counted against its address.
+    pub const COUNTED: Marks = Marks(2);
+    /// Its first bytes must announce the client, by the PROXY protocol.
+    pub const AWAITS_PROXY_HEADER: Marks = Marks(4);
+    /// Another protocol has taken it over; the HTTP server neither reads nor times it any more.
+    pub const UPGRADED: Marks = Marks(8);
+
+    pub fn has(self, mark: Marks) -> bool {
+        self.0 & mark.0 != 0
+    }
+
+    pub fn set(&mut self, mark: Marks) {
+        self.0 |= mark.0;
+    }
+
+    pub fn clear(&mut self, mark: Marks) {
+        self.0 &= !mark.0;
+    }
+}
+
+const _: () = assert!(size_of::<HttpConnection>() <= 32);
+
+impl HttpConnection {
+    /// Whether another protocol has taken the connection over ([`HttpServer::upgrade`](super::HttpServer::upgrade)).
+    pub fn is_upgraded(&self) -> bool {
+        self.marks.has(Marks::UPGRADED)
+    }
+}
+
 /// A connection's state in its reactor slot.
 #[derive(Default)]
 pub struct HttpConnection {
@@ -59,8 +101,7 @@ pub struct HttpConnection {
     pub(super) peer: PeerAddress,
     /// Which of the server's listeners it came through.
     pub(super) listener: u16,
-    /// It has sent a request, or a part of one.
-    pub(super) greeted: bool,
-    /// Counted against its address.
-    pub(super) counted: bool,
+    /// Which of the server's own addresses it came to, plus one; 0 while nobody has asked.
+    pub(super) local: u8,
+    pub(super) marks: Marks,
 }

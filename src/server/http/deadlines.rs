@@ -3,6 +3,7 @@
 //! A connection has one deadline at a time; what it was for is told by the state it finds when it is due. Rates are looked
 //! at over whole windows, so a slow peer costs one look a window and nothing per byte.
 
+use super::connection::Marks;
 use super::exchange::{Exchange, Stage};
 use super::service::{DRAIN_IDLE, HttpIo, HttpServer};
 use crate::core::Token;
@@ -15,6 +16,13 @@ impl HttpServer {
         }
         let paused = io.is_paused(token);
         let Some(connection) = io.state(token) else { return };
+        if connection.marks.has(Marks::AWAITS_PROXY_HEADER) {
+            return self.refuse_proxy_header(io, token);
+        }
+        if connection.marks.has(Marks::UPGRADED) {
+            // Its new protocol has deadlines of its own.
+            return;
+        }
         match connection.active.as_deref_mut() {
             None => {
                 io.counters.connections_idled_out.add(1);
@@ -61,6 +69,9 @@ impl HttpServer {
     /// Everything has left: back to the deadline that the connection's stage has.
     pub fn unblocked(&mut self, io: &mut HttpIo, token: Token) {
         let Some(connection) = io.state(token) else { return };
+        if connection.marks.has(Marks::UPGRADED) {
+            return io.clear_deadline(token);
+        }
         let stage = connection.active.as_deref().map(|exchange| exchange.stage);
         self.enter(io, token, stage);
     }

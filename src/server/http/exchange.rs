@@ -3,6 +3,7 @@
 use super::error_page::PageStyle;
 use super::input::Took;
 use crate::core::buffer::Lease;
+use crate::protocol::http1::forwarded::Forwarded;
 use crate::protocol::http1::{
     BodyDecoder, BodyFraming, BodyMode, BodyWriter, HeadScanner, HttpError, Limits, RequestHead,
 };
@@ -70,6 +71,10 @@ pub(super) struct Exchange {
     pub answer: Answer,
     pub status: u16,
     pub writer: BodyWriter,
+    /// The application has trailers to send after the body.
+    pub trailers_follow: bool,
+    /// What a trusted proxy says of the request.
+    pub forwarded: Option<Box<Forwarded>>,
     /// `METHOD target HTTP/1.x`, kept only when there is an access log.
     pub request_line: Vec<u8>,
 }
@@ -102,6 +107,8 @@ impl Default for Exchange {
             answer: Answer::Unstarted,
             status: 0,
             writer: BodyWriter::new(BodyMode::Forbidden),
+            trailers_follow: false,
+            forwarded: None,
             request_line: Vec::new(),
         }
     }
@@ -132,6 +139,7 @@ impl Exchange {
         (self.body_delivered, self.receive_waiting, self.is_continued) = (false, false, false);
         (self.is_head, self.keep_alive, self.unread) = (false, true, 0);
         (self.answer, self.status) = (Answer::Unstarted, 0);
+        (self.trailers_follow, self.forwarded) = (false, None);
         self.request_line.clear();
         self.compact();
     }
@@ -190,6 +198,11 @@ impl Exchange {
         }
     }
 
+    /// The application has trailers, and the client wants them.
+    pub fn sends_trailers(&self) -> bool {
+        self.trailers_follow && self.head.accepts_trailers
+    }
+
     /// How the server's own pages about this request should look.
     pub fn page_style(&self) -> PageStyle {
         match self.head_slice() {
@@ -235,14 +248,15 @@ impl Exchange {
     pub fn own_head(&mut self) {
         if let HeadPlace::Leased(lease) = self.head_place {
             self.head_bytes.clear();
-            // SAFETY: called within the turn that the head arrived in.
+            // SAFETY: a lease is given up (`settle`) before the poller recycles.
             self.head_bytes.extend_from_slice(unsafe { lease.as_slice() });
             self.head_place = HeadPlace::Owned;
         }
     }
 
     pub fn view(&self) -> Option<RequestView<'_>> {
-        self.head_slice().map(|bytes| RequestView { bytes, head: &self.head })
+        let forwarded = self.forwarded.as_deref();
+        self.head_slice().map(|bytes| RequestView { bytes, head: &self.head, forwarded })
     }
 
     /// Decode body bytes that arrived just now; what is left belongs to the next request.
@@ -340,6 +354,8 @@ impl Exchange {
 pub struct RequestView<'a> {
     pub bytes: &'a [u8],
     pub head: &'a RequestHead,
+    /// What a trusted proxy says of it.
+    pub forwarded: Option<&'a Forwarded>,
 }
 
 impl RequestView<'_> {

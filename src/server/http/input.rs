@@ -1,5 +1,6 @@
 //! Bytes to requests: each piece of input is understood as far as the connection's stage allows.
 
+use super::connection::Marks;
 use super::error_page::{self, PageStyle};
 use super::exchange::{Answer, Exchange, HeadPlace, RequestView, Stage, Take};
 use super::native::Owed;
@@ -7,7 +8,7 @@ use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Lease;
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
-use crate::protocol::http1::{BodyDecoder, BodyFraming, CONTINUE, HttpError};
+use crate::protocol::http1::{BodyDecoder, BodyFraming, CONTINUE, HttpError, TargetForm};
 
 /// Body bytes that may wait for an application before reading is paused.
 const MAX_BODY_WAITING_BYTES: usize = HIGH_WATERMARK_BYTES;
@@ -17,10 +18,17 @@ const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 impl HttpServer {
     pub fn received(&mut self, io: &mut HttpIo, token: Token, lease: Lease) {
         let Some(connection) = io.state(token) else { return };
-        connection.greeted = true;
+        if connection.marks.has(Marks::AWAITS_PROXY_HEADER) {
+            return self.received_proxy_header(io, token, lease);
+        }
+        connection.marks.set(Marks::GREETED);
         let mut exchange = connection.active.take().unwrap_or_else(|| self.spare.pop().unwrap_or_default());
         let outcome = self.take_bytes(io, token, &mut exchange, lease);
         self.put_back(io, token, exchange);
+        self.conclude_input(io, token, outcome);
+    }
+
+    pub(super) fn conclude_input(&mut self, io: &mut HttpIo, token: Token, outcome: Result<Took, HttpError>) {
         match outcome {
             Ok(Took::All) => {}
             Ok(Took::LastUnread) => self.follow(io, token),
@@ -64,6 +72,15 @@ impl HttpServer {
             exchange.raw.extend_from_slice(unsafe { rest.as_slice() });
             self.advance(io, token, exchange)?;
         }
+        self.after_input(io, token, exchange)
+    }
+
+    pub(super) fn after_input(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        exchange: &mut Exchange,
+    ) -> Result<Took, HttpError> {
         if exchange.answer == Answer::Complete {
             return exchange.throw_body_away();
         }
@@ -97,6 +114,16 @@ impl HttpServer {
         exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
         exchange.keep_alive = exchange.head.keep_alive;
         self.keep_request_line(io, token, exchange);
+        if exchange.head.is_forwarded && self.settings.proxy_headers {
+            self.read_forwarded(io, token, exchange);
+        }
+        if exchange.head.upgrade {
+            exchange.own_head();
+        }
+        if exchange.head.target_form == TargetForm::Authority {
+            // After a 2xx to CONNECT the client would take what follows for the far end's, and we for requests.
+            return Err(HttpError::NO_TUNNELS);
+        }
         let framing = exchange.head.framing;
         if matches!(framing, BodyFraming::Length(length) if length > self.settings.max_body_bytes) {
             return Err(HttpError::CONTENT_TOO_LARGE);
@@ -123,7 +150,7 @@ impl HttpServer {
         }
         self.peer(io, token);
         let mut line = std::mem::take(&mut exchange.request_line);
-        let Some(RequestView { bytes, head }) = exchange.view() else { return };
+        let Some(RequestView { bytes, head, .. }) = exchange.view() else { return };
         line.extend_from_slice(head.method.of(bytes));
         line.push(b' ');
         line.extend_from_slice(head.target.of(bytes));
@@ -180,7 +207,7 @@ impl HttpServer {
         let peer = self.peer(io, token);
         if let Some(log) = &mut self.access_log {
             let line = if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line[..] };
-            log.line(peer, line, error.status);
+            log.line(peer, exchange.forwarded.as_deref(), line, error.status);
         }
     }
 

@@ -10,7 +10,9 @@ use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Owner;
 use crate::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
-use crate::protocol::http1::{BodyWriter, HttpError, ResponseContext, ResponseError, ResponseFraming, ResponseHead};
+use crate::protocol::http1::{
+    BodyWriter, HttpError, ResponseContext, ResponseError, ResponseFraming, ResponseHead, write_trailer,
+};
 
 /// A piece of a response's body.
 pub enum Body<'a> {
@@ -20,6 +22,24 @@ pub enum Body<'a> {
     Borrowed(&'a [u8], Owner),
     /// A range of a regular file, to be sent by the kernel.
     File { file: Arc<OwnedFd>, offset: u64, bytes: usize },
+}
+
+/// What follows a piece of the body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    More,
+    Trailers,
+    Nothing,
+}
+
+impl Then {
+    fn write(self, writer: BodyWriter, out: &mut Vec<u8>) -> Result<(), ResponseError> {
+        match self {
+            Then::More => Ok(()),
+            Then::Trailers => writer.finish_data(out),
+            Then::Nothing => writer.finish(out),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -44,6 +64,10 @@ impl HttpServer {
         whole: bool,
         write_headers: impl FnOnce(&mut ResponseHead<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
+        if (100..200).contains(&status) {
+            // The client would wait for the response still, and take the next one for it.
+            return Err(ResponseError::InterimStatus(status).into());
+        }
         let date = self.date(io.now());
         let (server, draining) = (self.settings.server_header, self.draining);
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
@@ -53,7 +77,8 @@ impl HttpServer {
             request_is_head: exchange.is_head,
             request_minor: exchange.head.minor_version,
             keep_alive_wanted: exchange.keep_alive && !draining && exchange.may_be_followed(whole),
-            whole_body_bytes: whole.then_some(body_bytes as u64),
+            // Trailers need the chunked coding, even behind a body that is there in one piece.
+            whole_body_bytes: (whole && !exchange.sends_trailers()).then_some(body_bytes as u64),
             date: date.as_ref(),
             server: server.map(str::as_bytes),
         };
@@ -97,14 +122,19 @@ impl HttpServer {
             return Err(give_back(io, body, RespondError::Disconnected));
         };
         let mut writer = exchange.writer;
+        let then = match exchange.trailers_follow {
+            _ if more => Then::More,
+            true => Then::Trailers,
+            false => Then::Nothing,
+        };
         let written = match body {
             Body::Copied(bytes) => io.append_with(token, |out| {
                 writer.write(out, bytes)?;
-                if more { Ok(()) } else { writer.finish(out) }
+                then.write(writer, out)
             }),
             // SAFETY: whoever made the Body promised that the owner keeps the bytes.
-            Body::Borrowed(bytes, owner) => unsafe { send_borrowed(io, token, &mut writer, bytes, owner, more) },
-            Body::File { file, offset, bytes } => send_file(io, token, &mut writer, (file, offset, bytes), more),
+            Body::Borrowed(bytes, owner) => unsafe { send_borrowed(io, token, &mut writer, bytes, owner, then) },
+            Body::File { file, offset, bytes } => send_file(io, token, &mut writer, (file, offset, bytes), then),
         };
         match written {
             None => return Err(RespondError::Disconnected),
@@ -114,10 +144,81 @@ impl HttpServer {
         if let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) {
             exchange.writer = writer;
         }
-        if !more {
+        if then == Then::Nothing {
             self.finish(io, token);
         }
         Ok(())
+    }
+
+    /// The application will send trailers when its body is complete. Before the response starts.
+    pub fn announce_trailers(&mut self, io: &mut HttpIo, token: Token) {
+        if let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) {
+            exchange.trailers_follow = true;
+        }
+    }
+
+    /// Send trailers behind a body that is complete. They are checked, and left out if the client did not ask for
+    /// trailers or the body is not chunked. Without `more`, the response is complete.
+    pub fn send_trailers<'a>(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        mut lines: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        more: bool,
+    ) -> Result<(), RespondError> {
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+            return Err(RespondError::Disconnected);
+        };
+        let (writer, wanted) = (exchange.writer, exchange.sends_trailers());
+        let written = io.append_with(token, |out| {
+            let start = out.len();
+            let checked = lines.try_for_each(|(name, value)| write_trailer(out, name, value));
+            if checked.is_err() || !wanted || !writer.takes_trailers() {
+                out.truncate(start);
+            }
+            checked.map(|()| {
+                if more {
+                } else {
+                    writer.end_trailers(out)
+                }
+            })
+        });
+        match written {
+            None => return Err(RespondError::Disconnected),
+            Some(Err(error)) => return Err(RespondError::Invalid(error)),
+            Some(Ok(())) if more => return Ok(()),
+            Some(Ok(())) => {}
+        }
+        self.finish(io, token);
+        self.answer_natively(io);
+        Ok(())
+    }
+
+    /// Send an interim response (1xx) ahead of the response; how many bytes wait to leave now. It is left out if the
+    /// response has begun, or the client speaks HTTP/1.0, which knows none (RFC 9110 section 15.2).
+    pub fn send_interim(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        status: u16,
+        write_headers: impl FnOnce(&mut ResponseHead<'_>) -> Result<(), ResponseError>,
+    ) -> Result<usize, RespondError> {
+        let context = self.context(None);
+        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+            return Err(RespondError::Disconnected);
+        };
+        let taken = exchange.answer == Answer::Unstarted && exchange.head.minor_version > 0;
+        let written = io.append_with(token, |out| {
+            let mut head = ResponseHead::start(out, status);
+            write_headers(&mut head)?;
+            // A head that is dropped leaves nothing written.
+            if taken { head.finish(context).map(drop) } else { Ok(()) }
+        });
+        match written {
+            None => Err(RespondError::Disconnected),
+            Some(Err(error)) => Err(RespondError::Invalid(error)),
+            Some(Ok(())) => Ok(io.queued_bytes(token)),
+        }
     }
 
     /// The application failed: 500 if it had not begun to answer, and the connection goes on if it can. Else the
@@ -158,7 +259,7 @@ impl HttpServer {
         exchange.answer = Answer::Complete;
         self.in_progress -= 1;
         if let Some(log) = &mut self.access_log {
-            log.line(peer, &exchange.request_line, exchange.status);
+            log.line(peer, exchange.forwarded.as_deref(), &exchange.request_line, exchange.status);
         }
         // A response that began before the draining has promised that a request may follow: one may be on its way.
         let (over, stage) = (!exchange.keep_alive || !exchange.can_be_read_out(), exchange.stage);
@@ -243,7 +344,7 @@ unsafe fn send_borrowed(
     writer: &mut BodyWriter,
     bytes: &[u8],
     owner: Owner,
-    more: bool,
+    then: Then,
 ) -> Option<Result<(), ResponseError>> {
     let wanted = io.append_with(token, |out| writer.begin_piece(out, bytes.len()));
     match wanted {
@@ -251,16 +352,7 @@ unsafe fn send_borrowed(
         Some(Ok(true)) => unsafe { io.append_borrowed(token, bytes, owner) },
         _ => io.take_released().push(owner),
     }
-    let began = match wanted? {
-        Ok(began) => began,
-        Err(error) => return Some(Err(error)),
-    };
-    io.append_with(token, |out| {
-        if began {
-            writer.end_piece(out);
-        }
-        if more { Ok(()) } else { writer.finish(out) }
-    })
+    end_piece(io, token, *writer, wanted?, then)
 }
 
 /// Send a range of a file, its bytes unseen.
@@ -269,20 +361,32 @@ fn send_file(
     token: Token,
     writer: &mut BodyWriter,
     (file, offset, bytes): (Arc<OwnedFd>, u64, usize),
-    more: bool,
+    then: Then,
 ) -> Option<Result<(), ResponseError>> {
-    let began = match io.append_with(token, |out| writer.begin_piece(out, bytes))? {
+    let wanted = io.append_with(token, |out| writer.begin_piece(out, bytes))?;
+    if let Ok(true) = wanted {
+        io.append_file(token, file, offset, bytes);
+    }
+    end_piece(io, token, *writer, wanted, then)
+}
+
+/// A piece that began (or was not wanted, or refused) has been queued.
+fn end_piece(
+    io: &mut HttpIo,
+    token: Token,
+    writer: BodyWriter,
+    began: Result<bool, ResponseError>,
+    then: Then,
+) -> Option<Result<(), ResponseError>> {
+    let began = match began {
         Ok(began) => began,
         Err(error) => return Some(Err(error)),
     };
-    if began {
-        io.append_file(token, file, offset, bytes);
-    }
     io.append_with(token, |out| {
         if began {
             writer.end_piece(out);
         }
-        if more { Ok(()) } else { writer.finish(out) }
+        then.write(writer, out)
     })
 }
 

@@ -8,9 +8,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::access_log::AccessLog;
-use super::connection::{HttpConnection, PeerAddress};
+use super::connection::{HttpConnection, Marks, PeerAddress};
 use super::error_page::{self, PageStyle};
 use super::exchange::{Answer, Exchange};
+use super::local_address::LocalAddresses;
 use super::native::{Owed, Responder};
 use super::settings::HttpSettings;
 use crate::core::{CloseReason, Io, Token};
@@ -57,6 +58,7 @@ pub struct HttpServer {
     quiet_wanted: bool,
     /// Open connections by address, kept only when there is a limit on them.
     per_address: HashMap<IpAddr, u32>,
+    pub(super) local_addresses: LocalAddresses,
     date: DateCache,
     date_at: Option<Instant>,
     unix_seconds: u64,
@@ -79,6 +81,7 @@ impl HttpServer {
             draining: false,
             quiet_wanted: false,
             per_address: HashMap::new(),
+            local_addresses: LocalAddresses::default(),
             date: DateCache::new(0),
             date_at: None,
             unix_seconds: 0,
@@ -140,10 +143,16 @@ impl HttpServer {
 
     fn drain_connection(&mut self, io: &mut HttpIo, token: Token) {
         let Some(connection) = io.state(token).filter(|connection| connection.active.is_none()) else { return };
-        let timeout = if connection.greeted { self.settings.keep_alive } else { self.settings.head_timeout };
+        if connection.marks.has(Marks::UPGRADED) {
+            // Its new protocol knows how to say good-bye.
+            return;
+        }
+        let timeout =
+            if connection.marks.has(Marks::GREETED) { self.settings.keep_alive } else { self.settings.head_timeout };
         let idle_for = io.time_left(token).map_or(Duration::ZERO, |left| timeout.saturating_sub(left));
         match DRAIN_IDLE.checked_sub(idle_for) {
-            _ if io.queued_bytes(token) > 0 => io.close(token),
+            // Its last response, which has promised that a request may follow, has not even left.
+            _ if io.queued_bytes(token) > 0 => self.enter(io, token, None),
             Some(left) if !left.is_zero() => io.set_deadline(token, left),
             _ => io.close_idle(token),
         }
@@ -151,7 +160,8 @@ impl HttpServer {
 
     /// Tell once that draining is done.
     fn tell_if_quiet(&mut self, io: &HttpIo) {
-        if self.quiet_wanted && self.in_progress == 0 && io.connections() == io.lingering() {
+        let over = self.in_progress == 0 && io.connections() == io.lingering() && !io.has_leaving_listeners();
+        if self.quiet_wanted && over {
             self.quiet_wanted = false;
             self.events.push_back(HttpEvent::Quiet);
         }
@@ -159,18 +169,23 @@ impl HttpServer {
 
     /// Take a connection that a listener accepted, or turn it away.
     pub fn add(&mut self, io: &mut HttpIo, fd: OwnedFd, listener: u16) {
-        let state = HttpConnection { listener, ..HttpConnection::default() };
+        let awaits_proxy_header = self.settings.proxy_protocol;
+        let mut state = HttpConnection { listener, ..HttpConnection::default() };
+        if awaits_proxy_header {
+            state.marks.set(Marks::AWAITS_PROXY_HEADER);
+        }
         let over = io.connections() >= self.settings.max_connections;
         // An error here (the poller out of memory or watches) closes the descriptor: the peer learns at once.
         let Ok(token) = io.add_connection(fd, state) else { return };
-        if over || !self.admit(io, token) {
+        // Behind the PROXY protocol the client's address, which is what counts, comes later.
+        if over || !awaits_proxy_header && !self.admit(io, token) {
             return self.turn_away(io, token);
         }
         io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.head_timeout });
     }
 
     /// Count a connection against its address; false if the address has its share already.
-    fn admit(&mut self, io: &mut HttpIo, token: Token) -> bool {
+    pub(super) fn admit(&mut self, io: &mut HttpIo, token: Token) -> bool {
         if self.settings.max_connections_per_address == u32::MAX {
             return true;
         }
@@ -181,13 +196,13 @@ impl HttpServer {
         }
         *count += 1;
         if let Some(connection) = io.state(token) {
-            connection.counted = true;
+            connection.marks.set(Marks::COUNTED);
         }
         true
     }
 
     fn leave(&mut self, connection: &HttpConnection) {
-        if !connection.counted {
+        if !connection.marks.has(Marks::COUNTED) {
             return;
         }
         if let Some((ip, _)) = connection.peer.internet()
@@ -201,7 +216,7 @@ impl HttpServer {
     }
 
     /// 503, before the peer has asked anything: better than a reset it cannot tell from a crash.
-    fn turn_away(&mut self, io: &mut HttpIo, token: Token) {
+    pub(super) fn turn_away(&mut self, io: &mut HttpIo, token: Token) {
         io.counters.connections_over_limit.add(1);
         let date = self.date(io.now());
         let context = self.context(date.as_ref());
@@ -265,7 +280,7 @@ impl HttpServer {
             }
             // A response that was cut short, such as a stream whose listener left, was a request all the same.
             if let (Some(log), Answer::Started) = (&mut self.access_log, exchange.answer) {
-                log.line(connection.peer, &exchange.request_line, exchange.status);
+                log.line(connection.peer, exchange.forwarded.as_deref(), &exchange.request_line, exchange.status);
             }
             self.keep_spare(exchange);
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::protocol::http1::Limits;
+use crate::protocol::http1::forwarded::TrustedPeers;
 
 #[derive(Clone, Debug)]
 pub struct HttpSettings {
@@ -26,6 +27,12 @@ pub struct HttpSettings {
     /// Sent as `server:`, unless the application sends its own.
     pub server_header: Option<&'static str>,
     pub date_header: bool,
+    /// Whose word about a request's client is taken.
+    pub trusted: TrustedPeers,
+    /// Take X-Forwarded-For and X-Forwarded-Proto from trusted peers.
+    pub proxy_headers: bool,
+    /// Every connection begins with a PROXY protocol header, and must come from a trusted peer.
+    pub proxy_protocol: bool,
 }
 
 impl Default for HttpSettings {
@@ -43,6 +50,9 @@ impl Default for HttpSettings {
             min_rate_bytes_s: 128,
             server_header: Some("penstock"),
             date_header: true,
+            trusted: TrustedPeers::default(),
+            proxy_headers: false,
+            proxy_protocol: false,
         }
     }
 }

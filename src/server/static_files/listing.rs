@@ -78,7 +78,7 @@ fn item(name: &str, status: &Stat) -> Option<Item> {
         _ => return None,
     };
     let bytes = u64::try_from(status.st_size).unwrap_or(0);
-    Some(Item { name: name.to_owned(), is_directory, bytes, modified_s: status.st_mtime as i64 })
+    Some(Item { name: name.to_owned(), is_directory, bytes, modified_s: status.st_mtime })
 }
 
 const STYLE: &str = "\

@@ -506,7 +506,7 @@ mod tests {
             let bytes = format!("{request_line} HTTP/1.1\r\nhost: x\r\n{headers}\r\n").into_bytes();
             let mut head = RequestHead::default();
             head.parse(&bytes, &HeadLimits::default()).unwrap();
-            let request = RequestView { bytes: &bytes, head: &head };
+            let request = RequestView { bytes: &bytes, head: &head, forwarded: None };
             assert!(self.files.claims(head.path.of(&bytes)), "{request_line}");
             let answer = self.files.respond(self.token, &request, self.now);
             if !matches!(answer, NativeAnswer::Later) {
@@ -877,7 +877,7 @@ mod tests {
         let bytes = b"GET /s/ HTTP/1.1\r\nhost: x\r\n\r\n";
         let mut head = RequestHead::default();
         head.parse(bytes, &HeadLimits::default()).unwrap();
-        let request = RequestView { bytes, head: &head };
+        let request = RequestView { bytes, head: &head, forwarded: None };
         let mut slab = Slab::default();
         let tokens = [slab.insert(()), slab.insert(()), slab.insert(())];
         for token in tokens {

@@ -35,11 +35,11 @@ impl Fingerprint {
     /// `None` for anything but a regular file.
     pub fn of(status: &Stat) -> Option<Self> {
         (FileType::from_raw_mode(status.st_mode) == FileType::RegularFile).then_some(Fingerprint {
-            device: status.st_dev as u64,
+            device: status.st_dev,
             inode: status.st_ino,
             bytes: u64::try_from(status.st_size).ok()?,
-            modified: (status.st_mtime as i64, status.st_mtime_nsec as u64),
-            changed: (status.st_ctime as i64, status.st_ctime_nsec as u64),
+            modified: (status.st_mtime, status.st_mtime_nsec),
+            changed: (status.st_ctime, status.st_ctime_nsec),
         })
     }
 

@@ -65,7 +65,7 @@ impl Root {
         let directory = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
         let status = rustix::fs::fstat(&directory)?;
         let confinement = Confinement::probe(directory.as_fd());
-        Ok(Root { path: path.to_owned(), directory, identity: (status.st_dev as u64, status.st_ino), confinement })
+        Ok(Root { path: path.to_owned(), directory, identity: (status.st_dev, status.st_ino), confinement })
     }
 
     pub fn confinement(&self) -> Confinement {
@@ -75,7 +75,7 @@ impl Root {
     /// The directory that is at the root's path by now, if it is another: deployments replace whole directories.
     pub fn replacement(&self) -> Option<Root> {
         let status = rustix::fs::stat(&self.path).ok()?;
-        if (status.st_dev as u64, status.st_ino) == self.identity {
+        if (status.st_dev, status.st_ino) == self.identity {
             return None;
         }
         // Not a directory, or gone again: what is held goes on being served.

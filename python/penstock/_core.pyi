@@ -1,0 +1,264 @@
+"""Penstock's data plane: what of the binary module Python may use. Made by hand; a test holds it against the binary."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, TypedDict, final
+
+from .config import ServerConfig
+
+__version__: Final[str]
+"""The version of the binary, which is that of the package."""
+
+DEBUG_BUILD: Final[bool]
+"""Built without optimisation, and many times slower."""
+
+class ClientDisconnected(ConnectionError):
+    """The client has gone away: nothing more can be sent. An OSError, as ASGI's spec_version 2.4 asks."""
+
+@final
+class ReactorHandle:
+    """What a main reactor needs of a sub reactor, good for any thread. Made by `Reactor.handle`."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that the reactor has, or that are on their way to it."""
+
+@final
+class MainReactor:
+    """Accepts on a thread of its own, and hands each connection to the reactor with the fewest."""
+
+    def __new__(cls, reactors: Sequence[ReactorHandle], poller: str = "auto") -> MainReactor:
+        """Hands over to at least one reactor. Raises ValueError without one, OSError if the kernel refuses the poller."""
+
+    @property
+    def deserted(self) -> bool:
+        """Whether a connection had to be closed because no reactor was left to take it."""
+
+    def add_listener(self, fd: int, number: int) -> None:
+        """Accept from a listening socket, whose connections have this number in the applications' lists of listeners.
+
+        The descriptor is duplicated: the caller keeps its own. Raises OSError for a descriptor that does not listen,
+        ValueError for a number that is taken.
+        """
+
+    def remove_listener(self, number: int) -> None:
+        """Accept no more from this listener. On return all that its clients believe accepted has been handed over."""
+
+    def stop(self) -> None:
+        """Remove every listener and end the thread. Again: to no effect."""
+
+    def counters(self) -> dict[str, int]:
+        """What this reactor has counted since it was made, by name. From any thread."""
+
+@final
+class Reactor:
+    """A poller, its connections and their timers: what turns an `EventLoop`.
+
+    It belongs to the thread that runs its loop. From any other only `wake`, `handle` and `counters` may be called; the
+    rest raise RuntimeError while the loop is at work, and always once it is closed.
+    """
+
+    def __new__(cls, poller: str = "auto") -> Reactor:
+        """`poller`: "auto", or the name of one. Raises ValueError for an unknown one, OSError if the kernel refuses."""
+
+    @property
+    def poller(self) -> str:
+        """Which way of waiting for the kernel is in use."""
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+
+    @property
+    def requests_in_progress(self) -> int:
+        """Requests whose response is not complete."""
+
+    def watch(self, fd: int, events: int) -> None:
+        """Be told by `select` when a descriptor is readable (1), writable (2) or either (3). Again: instead of before.
+
+        Raises OSError for a descriptor that cannot be polled.
+        """
+
+    def unwatch(self, fd: int) -> None:
+        """Undo `watch`. Raises KeyError if the descriptor is not watched."""
+
+    def select(self, timeout: float | None, ready_callbacks: Sequence[Any], timers: list[Any]) -> list[tuple[int, int]]:
+        """Turn until asyncio has something to do, or `timeout` seconds have passed (None: no limit).
+
+        Something to do is a watched descriptor that is ready, an entry in `ready_callbacks`, a new first timer in
+        `timers` (asyncio's own containers, looked at and not changed), or a `wake`. Returns the ready descriptors as
+        (fd, events).
+        """
+
+    def wake(self) -> None:
+        """Make `select` come back. From any thread, and after `close` to no effect."""
+
+    def handle(self) -> ReactorHandle:
+        """For a main reactor, which hands connections over to this one. From any thread."""
+
+    def attach_asgi(self, asgi: AsgiServer) -> None:
+        """Serve HTTP with this application on every listener added from now on."""
+
+    def add_listener(self, fd: int) -> None:
+        """Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own.
+
+        The first added has the number 0 in the application's list of listeners, the next one 1. Raises OSError for a
+        descriptor that does not listen.
+        """
+
+    def remove_listeners(self) -> None:
+        """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken."""
+
+    def drain(self) -> None:
+        """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called.
+
+        What was handed over by now is among them.
+        """
+
+    def handle(self) -> ReactorHandle:
+        """For a main reactor, which hands connections over to this one. From any thread."""
+
+    def counters(self) -> dict[str, int]:
+        """What this reactor has counted since it was made, by name. From any thread."""
+
+    def close(self) -> None:
+        """Close every connection and descriptor of the reactor. Again: to no effect."""
+
+@final
+class ReactorHandle:
+    """What a main reactor needs of a reactor. Good for any thread, and after the reactor's end."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that the reactor has, or that are on their way to it."""
+
+@final
+class MainReactor:
+    """Accepts on a thread of its own, and hands each connection to the reactor with the fewest."""
+
+    def __new__(cls, reactors: Sequence[ReactorHandle], poller: str = "auto") -> MainReactor:
+        """Raises ValueError without a reactor or for an unknown poller, OSError if the kernel refuses it."""
+
+    def add_listener(self, fd: int, number: int) -> None:
+        """Accept from a listening socket, whose connections have this number in the applications' lists of listeners.
+
+        The descriptor is duplicated: the caller keeps its own. Raises OSError for a descriptor that does not listen,
+        ValueError if another listener has the number, RuntimeError once stopped.
+        """
+
+    def remove_listener(self, number: int) -> None:
+        """Accept no more from this listener. On return all that its clients believe accepted has been handed over.
+
+        Raises ValueError if there is none of this number, RuntimeError once stopped.
+        """
+
+    def stop(self) -> None:
+        """Remove every listener and end the thread. Again: to no effect. Raises the OSError that ended it early."""
+
+    @property
+    def deserted(self) -> bool:
+        """Whether a connection had to be closed because no reactor was left to take it."""
+
+    def counters(self) -> dict[str, int]:
+        """What it has counted since it was made, by name."""
+
+@final
+class AsgiServer:
+    """An ASGI application attached to a reactor."""
+
+    def __new__(
+        cls,
+        reactor: Reactor,
+        app: Callable[..., Any],
+        event_loop: asyncio.AbstractEventLoop,
+        config: ServerConfig,
+        *,
+        listeners: Sequence[tuple[str, tuple[str, int | None] | None]],
+        report: Callable[[str, BaseException | None], object],
+        on_quiet: Callable[[], object],
+        state: dict[str, Any] | None = None,
+        access_log: tuple[int, bool] | None = None,
+    ) -> AsgiServer:
+        """Made within the context that every request's is a copy of.
+
+        `listeners`: for each, in the order in which they will be added, its scheme and its address for the scope.
+        `report`: called with what went wrong in the application. `on_quiet`: called when a drained server has nothing
+        more to do. `state`: the lifespan's, copied into every scope. `access_log`: the descriptor it goes to, and
+        whether that is a terminal.
+        """
+
+    def suspended_tasks(self) -> list[asyncio.Task[None]]:
+        """The tasks of requests whose application is suspended, answered or not."""
+
+@final
+class HttpCycle:
+    """One request as its application sees it: what `receive` and `send` are bound to. Only a server makes them."""
+
+    def receive(self) -> Awaitable[dict[str, Any]]:
+        """The next message of this request: `http.request`, then `http.disconnect`.
+
+        Nothing is taken before the result is awaited, or when that is cancelled.
+        """
+
+    def send(self, message: Mapping[str, Any]) -> Awaitable[None]:
+        """Send a message of the response: `http.response.start`, then `http.response.body`.
+
+        The result is ready once there is room for more. Raises RuntimeError, TypeError or ValueError for a message out
+        of order or form, and ClientDisconnected, an OSError, once nothing can be sent any more.
+        """
+
+class LatencyReport(TypedDict):
+    """How long answers took, in microseconds."""
+
+    count: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    p99_9: float
+    max: float
+
+class TargetReport(TypedDict):
+    """What one target of a load answered."""
+
+    path: str
+    connections: int
+    answers: int
+    body_bytes: int
+    errors: dict[str, int]
+    first_error: str | None
+    fewest_on_one: int
+    most_on_one: int
+    latency_us: LatencyReport
+
+class LoadReport(TypedDict):
+    """What a load came to; `rate` in answers a second."""
+
+    duration_s: float
+    answers: int
+    errors: int
+    reconnects: int
+    rate: float
+    latency_us: LatencyReport
+    targets: list[TargetReport]
+
+def run_http_load(
+    host: str,
+    port: int,
+    *,
+    targets: Sequence[tuple[str, int, int]],
+    connections: int = 64,
+    pipeline: int = 1,
+    rate: float | None = None,
+    duration_s: float = 3.0,
+    warm_up_s: float = 0.0,
+    answer_timeout_s: float = 10.0,
+) -> LoadReport:
+    """Load the HTTP server at `host:port` and tell what it answered.
+
+    `targets` are `(path, weight, body_bytes)`: the connections are shared by weight, and a target with a body is
+    POSTed to. Without `rate` the loop is closed: each connection asks again once it was answered (`pipeline` requests
+    at a time); with it, that many requests a second are due in all, and each latency counts from then. Raises
+    ValueError for an impossible plan and ConnectionError when there is no server; requests that fail are counted by
+    kind.
+    """
