@@ -100,6 +100,8 @@ counters! {
     writes_timed_out,
     /// Responses completed.
     responses,
+    /// Requests that the server answered by itself: files, redirects and the like.
+    native_answers,
     /// Connections that another protocol took over by Upgrade.
     connections_upgraded,
     /// Connections closed because they had to announce their client by the PROXY protocol, and did not, did so wrongly,

@@ -70,7 +70,7 @@ def _variables(known: Setting) -> str:
 def _default(known: Setting) -> str:
     if isinstance(known.kind, Switch):
         return "`true`" if known.default else "`false`"
-    return "none" if known.default in (None, "") else f"`{known.default}`"
+    return "none" if known.default in (None, "", ()) else f"`{known.default}`"
 
 
 def _exit_statuses() -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from .event_loop import EventLoop
     from .runner import run
+    from .static import StaticMount
 
     __version__: str
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "run": "runner",
     "ServerConfig": "config",
+    "StaticMount": "static",
     "EventLoop": "event_loop",
     "PenstockError": "errors",
     "ConfigError": "errors",
@@ -53,6 +55,7 @@ __all__ = [
     "PenstockError",
     "ServerConfig",
     "StartupError",
+    "StaticMount",
     "__version__",
     "run",
 ]

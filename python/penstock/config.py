@@ -12,11 +12,12 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
 from .errors import ConfigError
+from .static import SYNTAX, StaticMount, mounts_from, refuse_repetition
 
 ENVIRONMENT_PREFIX = "PENSTOCK_"
 
@@ -31,6 +32,8 @@ class Kind:
     """What values a setting can have: how to read one from text, how to check one, how to tell a person."""
 
     metavar: ClassVar[str]
+    # Given several times, it has several values: a tuple. In the environment they are separated by semicolons.
+    is_repeatable: ClassVar[bool] = False
 
     @property
     def expectation(self) -> str:
@@ -177,6 +180,22 @@ class Switch(Kind):
         return isinstance(value, bool)
 
 
+@dataclass(frozen=True)
+class Mounts(Kind):
+    metavar: ClassVar[str] = "/PREFIX=DIR"
+    is_repeatable: ClassVar[bool] = True
+
+    @property
+    def expectation(self) -> str:
+        return SYNTAX
+
+    def parse(self, text: str) -> object:
+        return tuple(StaticMount.parse(each) for each in text.split(";") if each.strip())
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, tuple) and all(isinstance(mount, StaticMount) for mount in value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """One field of a config, as people meet it: on the command line, in the environment, in the documentation."""
@@ -232,6 +251,7 @@ CONNECTIONS = "Connections"
 LIMITS = "Limits: what one client can cost the others"
 PROXIES = "Behind a proxy"
 ENGINE = "Engine"
+STATIC = "Static files"
 LOGGING = "Logging"
 
 
@@ -390,6 +410,25 @@ class ServerConfig:
         "connection without one, or from a peer that is none of --forwarded-allow-ips, is closed.",
     )
 
+    static: Sequence[StaticMount | str] = setting(
+        (),
+        Mounts(),
+        group=STATIC,
+        help="Serve the files of DIR at the paths below /PREFIX, without the application. Repeatable. Options follow after "
+        "commas: max-age=SECONDS and immutable (for Cache-Control), listing (of directories without an index.html), "
+        "hidden (serve names that begin with a dot), fallthrough (what is not there is the application's to answer), and "
+        "last, since it takes the rest, cache-control=VALUE.",
+    )
+    static_cache_size: int = setting(
+        32 << 20,
+        Integer(0, 1 << 40),
+        group=STATIC,
+        help="Bytes of small files that each event loop keeps in memory. Large ones are sent by the kernel from its own.",
+    )
+    static_open_files: int = setting(
+        256, Integer(0, 1 << 20), group=STATIC, help="Large files that each event loop keeps open between two requests."
+    )
+
     reactors: int = setting(
         1,
         Integer(1, 1024),
@@ -412,9 +451,20 @@ class ServerConfig:
     access_log: bool = setting(True, Switch(), group=LOGGING, help="Log one line for every request.")
 
     def __post_init__(self) -> None:
+        # A program may write mounts as text.
+        object.__setattr__(self, "static", _checked_mounts(self.static))
         for name, known in SETTINGS.items():
             known.check(getattr(self, name))
         refuse_contradictions(name for name, known in SETTINGS.items() if getattr(self, name) != known.default)
+
+
+def _checked_mounts(given: Any) -> tuple[StaticMount, ...]:
+    try:
+        mounts = mounts_from(given)
+    except (TypeError, ValueError):
+        raise ConfigError(f"static: expected mounts such as '/assets=dist', got {given!r}") from None
+    refuse_repetition(mounts)
+    return mounts
 
 
 def _settings_of(config: type[ServerConfig]) -> dict[str, Setting]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -34,8 +35,9 @@ def _with_settings_of(
 
 def start(app: str | Callable[..., Any], config: ServerConfig) -> None:
     """Set up logging and the module search path, then serve until stopped."""
-    from . import importer, logs, server
+    from . import importer, logs, server, static
 
+    config = dataclasses.replace(config, static=static.resolve(config.static))
     logs.configure(level=config.log_level, access_log=config.access_log)
     if isinstance(app, str):
         importer.add_app_dir(config.app_dir)

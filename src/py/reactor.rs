@@ -37,6 +37,9 @@ const MAX_UNSENT_BYTES: u32 = 256 * 1024;
 /// Without it a batch of slow handlers would delay the first one's answer by their sum.
 const ATTACHED_BUDGET: Duration = Duration::from_micros(500);
 
+/// How long native answers alone may keep the loop from Python, which has signals to handle.
+const DETACHED_AT_MOST: Duration = Duration::from_millis(20);
+
 pub(super) struct Inner {
     pub event_loop: EventLoop<PyService>,
     watches: HashMap<RawFd, Token>,
@@ -103,14 +106,16 @@ impl Reactor {
         }
     }
 
-    /// One turn, detached. The owners it let go of are released once attached again.
+    /// Turns, detached, until one has something for Python or `timeout` has passed. The owners they let go of are released
+    /// once attached again.
     fn turn(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<()> {
         let mut entered = self.inner.enter()?;
         let inner = entered.as_mut().ok_or_else(|| PyRuntimeError::new_err("the event loop is closed"))?;
         let carried = Carried(&mut inner.event_loop);
+        let woken = &self.woken;
         py.detach(move || {
             let whole = carried;
-            whole.0.turn(timeout)
+            turn_while_native(whole.0, timeout, woken)
         })?;
         let mut released = std::mem::take(inner.event_loop.io.take_released());
         drop(entered);
@@ -157,6 +162,33 @@ impl Reactor {
             .collect();
         drop(entered);
         PyList::new(py, ready).map(Some)
+    }
+}
+
+/// Turn until there is something that only Python can do. Native answers need no interpreter, and are not to wait for one
+/// that another thread keeps busy.
+fn turn_while_native(
+    event_loop: &mut EventLoop<PyService>,
+    timeout: Option<Duration>,
+    woken: &AtomicBool,
+) -> std::io::Result<()> {
+    let began = Instant::now();
+    let mut answers = event_loop.io.counters.native_answers.get();
+    event_loop.turn(timeout)?;
+    loop {
+        let answered = event_loop.io.counters.native_answers.get();
+        let is_python_wanted = event_loop.service.http.as_ref().is_some_and(|http| http.has_events())
+            || !event_loop.service.ready.is_empty()
+            || !event_loop.io.take_released().is_empty()
+            || woken.load(Ordering::Relaxed);
+        // A turn that answered nothing was ended by the timeout, by a signal, or by what asyncio will know.
+        let elapsed = began.elapsed();
+        if is_python_wanted || answered == answers || elapsed >= DETACHED_AT_MOST.min(timeout.unwrap_or(Duration::MAX))
+        {
+            return Ok(());
+        }
+        answers = answered;
+        event_loop.turn(Some(timeout.unwrap_or(Duration::MAX).min(DETACHED_AT_MOST) - elapsed))?;
     }
 }
 
@@ -258,11 +290,13 @@ impl Reactor {
 
     /// Serve HTTP with this application on every listener added from now on.
     fn attach_asgi(&self, py: Python<'_>, asgi: Py<AsgiServer>) -> PyResult<()> {
-        let http = asgi.get().make_http_server(py)?;
+        let mut http = asgi.get().make_http_server(py)?;
         self.with(|inner| {
+            http.attach(&mut inner.event_loop.io)?;
             inner.event_loop.service.http = Some(http);
             inner.asgi = Some(asgi);
-        })
+            Ok(())
+        })?
     }
 
     /// Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own. The first

@@ -72,8 +72,11 @@ impl Service for PyService {
         }
     }
 
-    fn ready(&mut self, _io: &mut PyIo, token: Token, readiness: Readiness) {
-        self.ready.push((token, readiness));
+    fn ready(&mut self, io: &mut PyIo, token: Token, readiness: Readiness) {
+        let is_http = self.http.as_mut().is_some_and(|http| http.ready(io, token));
+        if !is_http {
+            self.ready.push((token, readiness));
+        }
     }
 
     fn mail(&mut self, io: &mut PyIo, mail: Mail) {

@@ -1,3 +1,4 @@
 //! Servers: protocols bound to connections. They know a reactor's `Io` and no interpreter.
 
 pub mod http;
+pub mod static_files;

@@ -20,7 +20,8 @@ class SettingOption(click.Option):
 
     def __init__(self, known: Setting) -> None:
         flags = f"{known.flag}/{known.off_flag}" if known.off_flag else known.flag
-        super().__init__([flags, known.name], default=None, help=known.help)
+        many = known.kind.is_repeatable
+        super().__init__([flags, known.name], default=None, help=known.help, multiple=many)
         self.setting = known
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
@@ -43,12 +44,20 @@ class SettingsCommand(click.Command):
 
 def config_from(options: Mapping[str, object], environment: Mapping[str, str]) -> ServerConfig:
     """The config that the command line and the environment ask for. Raises `ConfigError`."""
-    written = {name: value for name, value in options.items() if value is not None}
+    written = {name: value for name, value in options.items() if value not in (None, ())}
     called = dict(_called(written))
     given = settings_from_environment(_without(environment, written))
-    given |= {name: SETTINGS[name].parse(v) if isinstance(v, str) else v for name, v in written.items()}
+    given |= {name: _value(SETTINGS[name], value) for name, value in written.items()}
     refuse_contradictions(given, {name: called.get(name, SETTINGS[name].variable) for name in given})
     return ServerConfig(**given)
+
+
+def _value(known: Setting, written: object) -> object:
+    """What was written, as the setting reads it: several times, if it may be."""
+    if isinstance(written, tuple):
+        values = (known.parse(each) for each in written)
+        return tuple(each for value in values if isinstance(value, tuple) for each in value)
+    return known.parse(written) if isinstance(written, str) else written
 
 
 def _called(written: Mapping[str, object]) -> Iterable[tuple[str, str]]:
@@ -74,7 +83,7 @@ def _spelling(known: Setting) -> str:
 def _default_told(known: Setting) -> str:
     if isinstance(known.kind, Switch):
         return f"  [default: {'on' if known.default else 'off'}]"
-    if known.default in (None, ""):
+    if known.default in (None, "", ()):
         return ""
     told = f"{known.default:g}" if isinstance(known.default, float) else known.default
     return f"  [default: {told}]"

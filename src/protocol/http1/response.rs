@@ -181,6 +181,15 @@ impl<'a> ResponseHead<'a> {
         Ok(())
     }
 
+    /// Add lines that are in their wire form already, each with its CR LF.
+    ///
+    /// They are not looked at: none of them may frame the message, concern the connection, or be `date` or `server`.
+    #[inline]
+    pub fn prepared(&mut self, lines: &[u8]) {
+        debug_assert!(lines.is_empty() || lines.ends_with(b"\r\n"));
+        self.out.extend_from_slice(lines);
+    }
+
     #[inline]
     fn write_line(&mut self, name: &[u8], value: &[u8]) {
         self.out.reserve(name.len() + value.len() + 4);

@@ -1,5 +1,6 @@
 //! What of `penstock.ServerConfig` the data plane needs, read from it by its fields' own names.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
@@ -8,6 +9,7 @@ use pyo3::prelude::*;
 use crate::protocol::http1::Limits;
 use crate::protocol::http1::forwarded::{InvalidPeer, TrustedPeers};
 use crate::server::http::HttpSettings;
+use crate::server::static_files::{MountSettings, StaticSettings};
 
 #[derive(FromPyObject)]
 pub struct ServerConfig {
@@ -27,9 +29,37 @@ pub struct ServerConfig {
     limit_connections_per_address: u32,
     server_header: bool,
     date_header: bool,
+    #[pyo3(attribute("static"))]
+    static_mounts: Vec<StaticMount>,
+    static_cache_size: usize,
+    static_open_files: usize,
     forwarded_allow_ips: String,
     proxy_headers: bool,
     proxy_protocol: bool,
+}
+
+/// `penstock.StaticMount`
+#[derive(FromPyObject)]
+struct StaticMount {
+    prefix: String,
+    directory: PathBuf,
+    cache_control: Option<String>,
+    listing: bool,
+    hidden: bool,
+    fallthrough: bool,
+}
+
+impl StaticMount {
+    fn settings(&self) -> MountSettings {
+        MountSettings {
+            prefix: self.prefix.clone(),
+            directory: self.directory.clone(),
+            cache_control: self.cache_control.clone(),
+            listing: self.listing,
+            hidden: self.hidden,
+            falls_through: self.fallthrough,
+        }
+    }
 }
 
 impl ServerConfig {
@@ -57,6 +87,16 @@ impl ServerConfig {
             trusted: self.trusted_peers()?,
             proxy_headers: self.proxy_headers,
             proxy_protocol: self.proxy_protocol,
+        })
+    }
+
+    /// `None` when nothing is mounted.
+    pub fn static_settings(&self) -> Option<StaticSettings> {
+        let mounts: Vec<_> = self.static_mounts.iter().map(StaticMount::settings).collect();
+        (!mounts.is_empty()).then_some(StaticSettings {
+            mounts,
+            cache_bytes: self.static_cache_size,
+            open_files: self.static_open_files,
         })
     }
 

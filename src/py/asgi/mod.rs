@@ -25,6 +25,7 @@ use super::guarded::Guarded;
 use super::reactor::Reactor;
 use crate::core::Token;
 use crate::server::http::{AccessLog, AccessLogStyle, HttpEvent, HttpServer, HttpSettings};
+use crate::server::static_files::{StaticFiles, StaticSettings};
 use config::ServerConfig;
 use cycle::Ending;
 use scope::ScopeBuilder;
@@ -50,6 +51,7 @@ pub struct AsgiServer {
     on_quiet: Py<PyAny>,
     cancel_on_disconnect: bool,
     settings: HttpSettings,
+    static_settings: Option<StaticSettings>,
     access_log: Option<(i32, AccessLogStyle)>,
     /// Listeners at every address of the machine: which one a connection came to is asked of the connection.
     wildcard_listeners: Vec<u16>,
@@ -115,6 +117,7 @@ impl AsgiServer {
             on_quiet,
             cancel_on_disconnect: config.cancel_on_disconnect,
             settings: config.http_settings()?,
+            static_settings: config.static_settings(),
             access_log,
             wildcard_listeners: wildcards(py, &listeners),
             context: task::current_context(py)?.unbind(),
@@ -157,7 +160,7 @@ fn tells_of_disconnect(py: Python<'_>, error: &PyErr) -> bool {
 }
 
 impl AsgiServer {
-    pub fn make_http_server(&self, _py: Python<'_>) -> PyResult<HttpServer> {
+    pub fn make_http_server(&self, py: Python<'_>) -> PyResult<HttpServer> {
         let access_log = match self.access_log {
             Some((fd, style)) => {
                 // SAFETY: borrowed for the duplication only; a wrong number is an error of dup.
@@ -168,6 +171,13 @@ impl AsgiServer {
         };
         let mut http = HttpServer::new(self.settings.clone(), access_log);
         self.wildcard_listeners.iter().for_each(|&listener| http.note_wildcard_listener(listener));
+        if let Some(settings) = &self.static_settings {
+            let files = StaticFiles::open(settings.clone())?;
+            if let Some(warning) = files.warning() {
+                self.report.call1(py, (warning, py.None()))?;
+            }
+            http.add_responder(Box::new(files));
+        }
         Ok(http)
     }
 

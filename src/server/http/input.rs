@@ -3,6 +3,7 @@
 use super::connection::Marks;
 use super::error_page::{self, PageStyle};
 use super::exchange::{Answer, Exchange, HeadPlace, RequestView, Stage, Take};
+use super::native::Owed;
 use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Lease;
@@ -33,7 +34,7 @@ impl HttpServer {
             Ok(Took::LastUnread) => self.follow(io, token),
             Err(error) => self.refuse(io, token, error),
         }
-        self.answer_refusals(io);
+        self.answer_natively(io);
     }
 
     fn take_bytes(
@@ -108,7 +109,7 @@ impl HttpServer {
         }
     }
 
-    /// A head is whole: the application's turn, unless the server is full.
+    /// A head is whole: whose turn is it?
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
         exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
         exchange.keep_alive = exchange.head.keep_alive;
@@ -132,10 +133,12 @@ impl HttpServer {
         self.enter(io, token, Some(exchange.stage));
         io.counters.requests.add(1);
         self.in_progress += 1;
-        if self.in_progress > self.settings.max_requests_in_progress {
-            self.refusals.push((token, HttpError::OVERLOADED));
-        } else {
-            self.events.push_back(HttpEvent::Request(token));
+        match self.responders.is_empty() {
+            true => self.hand_over(token),
+            false => match self.claimant(exchange) {
+                Some(responder) => self.owed.push((token, Owed::By(responder))),
+                None => self.hand_over(token),
+            },
         }
         Ok(())
     }
@@ -205,14 +208,6 @@ impl HttpServer {
         if let Some(log) = &mut self.access_log {
             let line = if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line[..] };
             log.line(peer, exchange.forwarded.as_deref(), line, error.status);
-        }
-    }
-
-    /// Answer what the server answers by itself.
-    pub(super) fn answer_refusals(&mut self, io: &mut HttpIo) {
-        while let Some((token, error)) = self.refusals.pop() {
-            io.counters.count_refusal(error.status);
-            self.answer_with_page(io, token, error);
         }
     }
 

@@ -107,11 +107,17 @@ impl HttpServer {
         more: bool,
     ) -> Result<usize, RespondError> {
         self.write_body(io, token, body, more)?;
-        self.answer_refusals(io);
+        self.answer_natively(io);
         Ok(io.queued_bytes(token))
     }
 
-    fn write_body(&mut self, io: &mut HttpIo, token: Token, body: Body<'_>, more: bool) -> Result<(), RespondError> {
+    pub(super) fn write_body(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        body: Body<'_>,
+        more: bool,
+    ) -> Result<(), RespondError> {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(give_back(io, body, RespondError::Disconnected));
         };
@@ -184,7 +190,7 @@ impl HttpServer {
             Some(Ok(())) => {}
         }
         self.finish(io, token);
-        self.answer_refusals(io);
+        self.answer_natively(io);
         Ok(())
     }
 
@@ -220,10 +226,10 @@ impl HttpServer {
     pub fn fail(&mut self, io: &mut HttpIo, token: Token) {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         match exchange.answer {
-            Answer::Unstarted => self.answer_with_page(io, token, HttpError::APPLICATION_FAILED),
+            Answer::Unstarted => self.answer_with_page(io, token, HttpError::APPLICATION_FAILED, &[]),
             Answer::Started | Answer::Complete => io.abort(token),
         }
-        self.answer_refusals(io);
+        self.answer_natively(io);
     }
 
     /// The application leaves its request unanswered, because nobody reads the answer.
@@ -233,12 +239,13 @@ impl HttpServer {
         }
     }
 
-    /// Answer a request with a page of the server's own.
-    pub(super) fn answer_with_page(&mut self, io: &mut HttpIo, token: Token, error: HttpError) {
+    /// Answer a request with a page of the server's own. `lines`: further header lines, in wire form.
+    pub(super) fn answer_with_page(&mut self, io: &mut HttpIo, token: Token, error: HttpError, lines: &[u8]) {
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         let style = exchange.page_style();
         let page = error_page::body(error, style);
         let begun = self.start_response::<ResponseError>(io, token, error.status, page.len(), true, |head| {
+            head.prepared(lines);
             error_page::write_headers(head, error.status, style)
         });
         debug_assert!(begun.is_ok(), "a page of our own is a valid response");
@@ -294,7 +301,7 @@ impl HttpServer {
             Some(mut exchange) => {
                 exchange.held_back = false;
                 self.go_on(io, token, exchange);
-                self.answer_refusals(io);
+                self.answer_natively(io);
             }
             None => self.events.push_back(HttpEvent::Drained(token)),
         }

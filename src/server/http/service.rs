@@ -12,6 +12,7 @@ use super::connection::{HttpConnection, Marks, PeerAddress};
 use super::error_page::{self, PageStyle};
 use super::exchange::{Answer, Exchange};
 use super::local_address::LocalAddresses;
+use super::native::{Owed, Responder};
 use super::settings::HttpSettings;
 use crate::core::{CloseReason, Io, Token};
 use crate::net;
@@ -40,8 +41,12 @@ pub(super) const DRAIN_IDLE: Duration = Duration::from_millis(500);
 pub struct HttpServer {
     pub settings: HttpSettings,
     pub(super) events: VecDeque<HttpEvent>,
-    /// Requests that the server answers by itself, with an error.
-    pub(super) refusals: Vec<(Token, HttpError)>,
+    /// Who may answer before the application is asked.
+    pub(super) responders: Vec<Box<dyn Responder>>,
+    /// What tells of the responders' late answers.
+    pub(super) wakeups: Vec<Token>,
+    /// Requests that the server answers by itself.
+    pub(super) owed: Vec<(Token, Owed)>,
     /// Exchanges that hold a head or body bytes of this turn's arena.
     pub(super) leased: Vec<Token>,
     /// Boxed, as connections hold them: an exchange moves between here and a connection without being copied.
@@ -66,7 +71,9 @@ impl HttpServer {
         HttpServer {
             settings,
             events: VecDeque::new(),
-            refusals: Vec::new(),
+            responders: Vec::new(),
+            wakeups: Vec::new(),
+            owed: Vec::new(),
             leased: Vec::new(),
             spare: Vec::new(),
             access_log,
