@@ -15,7 +15,9 @@ from penstock import _core
 STUB = ast.parse((Path(penstock.__file__).parent / "_core.pyi").read_text(encoding="utf-8"))
 
 # Dictionaries have no class in the binary; the stub names their keys.
-ONLY_TYPES = {"TargetReport", "LoadReport"}
+ONLY_TYPES = {
+    each.name for each in STUB.body if isinstance(each, ast.ClassDef) and "TypedDict" in map(ast.unparse, each.bases)
+}
 # What every class has, and what the import system sets.
 IGNORED = {"__doc__", "__module__", "__weakref__", "__new__", "__dict__"}
 
