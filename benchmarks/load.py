@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from measure import BenchError
 from penstock._core import run_http_load
@@ -59,7 +59,8 @@ def http_load(
         check_echo(target, answered)
     if not found["answers"]:
         raise BenchError(f"no answer at all within {seconds:g} s")
-    return Load(found["answers"], found["rate"], found["latency_us"], [target_load(t) for t in found["targets"]])
+    latency_us = cast("dict[str, float]", found["latency_us"])
+    return Load(found["answers"], found["rate"], latency_us, [target_load(t) for t in found["targets"]])
 
 
 def target_load(found: Mapping[str, Any]) -> TargetLoad:

@@ -16,41 +16,6 @@ class ClientDisconnected(ConnectionError):
     """The client has gone away: nothing more can be sent. An OSError, as ASGI's spec_version 2.4 asks."""
 
 @final
-class ReactorHandle:
-    """What a main reactor needs of a sub reactor, good for any thread. Made by `Reactor.handle`."""
-
-    @property
-    def connections(self) -> int:
-        """Connections that the reactor has, or that are on their way to it."""
-
-@final
-class MainReactor:
-    """Accepts on a thread of its own, and hands each connection to the reactor with the fewest."""
-
-    def __new__(cls, reactors: Sequence[ReactorHandle], poller: str = "auto") -> MainReactor:
-        """Hands over to at least one reactor. Raises ValueError without one, OSError if the kernel refuses the poller."""
-
-    @property
-    def deserted(self) -> bool:
-        """Whether a connection had to be closed because no reactor was left to take it."""
-
-    def add_listener(self, fd: int, number: int) -> None:
-        """Accept from a listening socket, whose connections have this number in the applications' lists of listeners.
-
-        The descriptor is duplicated: the caller keeps its own. Raises OSError for a descriptor that does not listen,
-        ValueError for a number that is taken.
-        """
-
-    def remove_listener(self, number: int) -> None:
-        """Accept no more from this listener. On return all that its clients believe accepted has been handed over."""
-
-    def stop(self) -> None:
-        """Remove every listener and end the thread. Again: to no effect."""
-
-    def counters(self) -> dict[str, int]:
-        """What this reactor has counted since it was made, by name. From any thread."""
-
-@final
 class Reactor:
     """A poller, its connections and their timers: what turns an `EventLoop`.
 
@@ -114,9 +79,6 @@ class Reactor:
 
         What was handed over by now is among them.
         """
-
-    def handle(self) -> ReactorHandle:
-        """For a main reactor, which hands connections over to this one. From any thread."""
 
     def counters(self) -> dict[str, int]:
         """What this reactor has counted since it was made, by name. From any thread."""

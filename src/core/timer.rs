@@ -228,7 +228,7 @@ mod tests {
             sweep(&mut wheel, &mut links, index / 25);
             wheel.set(&mut links, index, index / 25 + MINUTES_10);
         }
-        let (begin, mut now, mut wakes, mut due) = (600, 600, 0_u32, 0);
+        let (begin, mut now, mut wakes, mut due) = (599, 599, 0_u32, 0);
         while let Some(next) = wheel.next_tick() {
             assert!(next > now, "the loop would spin");
             now = next;

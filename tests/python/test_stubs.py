@@ -15,7 +15,7 @@ from penstock import _core
 STUB = ast.parse((Path(penstock.__file__).parent / "_core.pyi").read_text(encoding="utf-8"))
 
 # Dictionaries have no class in the binary; the stub names their keys.
-ONLY_TYPES = {"LatencyReport", "TargetReport", "LoadReport"}
+ONLY_TYPES = {"TargetReport", "LoadReport"}
 # What every class has, and what the import system sets.
 IGNORED = {"__doc__", "__module__", "__weakref__", "__new__", "__dict__"}
 
