@@ -414,16 +414,16 @@ class ServerConfig:
         (),
         Mounts(),
         group=STATIC,
-        help="Serve the files of DIR at the paths below /PREFIX, without the application. Repeatable. Options follow after "
-        "commas: max-age=SECONDS and immutable (for Cache-Control), listing (of directories without an index.html), "
-        "hidden (serve names that begin with a dot), fallthrough (what is not there is the application's to answer), and "
-        "last, since it takes the rest, cache-control=VALUE.",
+        help="Serve the files of DIR at the paths below /PREFIX, without the application. Repeatable. Options follow "
+        "after commas: max-age=SECONDS and immutable (for Cache-Control), listing (of directories without an "
+        "index.html), hidden (serve names that begin with a dot), fallthrough (what is not there is the application's "
+        "to answer), and last, since it takes the rest, cache-control=VALUE.",
     )
     static_cache_size: int = setting(
         32 << 20,
         Integer(0, 1 << 40),
         group=STATIC,
-        help="Bytes of small files that each event loop keeps in memory. Large ones are sent by the kernel from its own.",
+        help="Bytes of small files that each event loop keeps in memory. The kernel sends large ones from its own.",
     )
     static_open_files: int = setting(
         256, Integer(0, 1 << 20), group=STATIC, help="Large files that each event loop keeps open between two requests."

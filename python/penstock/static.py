@@ -108,7 +108,7 @@ def _resolved(mount: StaticMount) -> StaticMount:
         os.listdir(directory)
     except OSError as error:
         raise ConfigError(
-            f"--static {mount.prefix}: expected a directory that can be read, got {mount.directory!r} ({error.strerror})"
+            f"--static {mount.prefix}: expected a readable directory, got {mount.directory!r} ({error.strerror})"
         ) from None
     return replace(mount, directory=directory)
 

@@ -225,10 +225,12 @@ def test_a_response_is_cut_short_visibly_when_its_file_is(serve: Callable[..., S
         connection.sendall(b"GET /s/huge HTTP/1.1\r\nhost: x\r\n\r\n")
         received = len(connection.recv(1000))
         os.truncate(files / "huge", 1000)
-        with pytest.raises(ConnectionError):
+        try:
             while piece := connection.recv(1 << 20):
                 received += len(piece)
-    assert received < 64 << 20
+        except ConnectionError:
+            return
+    pytest.fail(f"the response ended in good order after {received} bytes")
 
 
 def test_a_file_beyond_4_gib_has_its_last_bytes(serve_files: Callable[..., str], files: Path, client: httpx.Client):
@@ -377,7 +379,8 @@ def nginx(tmp_path: Path, files: Path) -> Iterator[str]:
     try:
         deadline = time.monotonic() + 10
         while not socket_path.exists():
-            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "nginx.log").read_text()
+            assert process.poll() is None, (tmp_path / "nginx.log").read_text()
+            assert time.monotonic() < deadline, "nginx does not listen"
             time.sleep(0.01)
         yield str(socket_path)
     finally:
@@ -475,17 +478,10 @@ def test_a_mount_is_written_in_one_word_and_reads_back(text: str, expected: Stat
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "/a",
-        "/a=",
-        "=d",
-        "/a=d,lisitng",
-        "/a=d,listing=1",
-        "/a=d,max-age=-1",
-        "/a=d,max-age=x",
-        "/a=d,cache-control=",
-    ]
-    + ["a=d", "/a/../b=d", "/a//b=d", "/a b=d", "/%61=d", "/a?b=d", "/a=d,cache-control=a\nb", "/a=d\0"],
+        *("", "/a", "/a=", "=d", "a=d", "/a/../b=d", "/a//b=d", "/a b=d", "/%61=d", "/a?b=d", "/a=d\0"),
+        *("/a=d,lisitng", "/a=d,listing=1", "/a=d,max-age=-1", "/a=d,max-age=x"),
+        *("/a=d,cache-control=", "/a=d,cache-control=a\nb"),
+    ],
 )
 def test_a_mount_that_is_none_is_refused(text: str):
     with pytest.raises(ConfigError, match="static"):
@@ -502,7 +498,7 @@ def test_a_wrong_mount_on_the_command_line_is_told_in_one_line(
 ):
     for arguments, words in [
         (["--static", "/a"], "--static: expected /PREFIX=DIR"),
-        (["--static", "/a=nowhere"], "--static /a: expected a directory"),
+        (["--static", "/a=nowhere"], "--static /a: expected a readable directory"),
     ]:
         done = penstock("serve", "main:app", *arguments)
         assert done.returncode == 2
