@@ -25,6 +25,7 @@ use crate::metrics::ReactorCounters;
 use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
 use crate::reactor::{Mail, SubReactorHandle};
+use crate::server::http::HttpServer;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
@@ -172,23 +173,26 @@ fn turn_while_native(
     timeout: Option<Duration>,
     woken: &AtomicBool,
 ) -> std::io::Result<()> {
-    let began = Instant::now();
+    if !event_loop.service.http.as_ref().is_some_and(HttpServer::has_responders) {
+        return event_loop.turn(timeout);
+    }
+    let (began, limit) = (Instant::now(), timeout.unwrap_or(Duration::MAX));
     let mut answers = event_loop.io.counters.native_answers.get();
     event_loop.turn(timeout)?;
+    let at_most = limit.min(began.elapsed().saturating_add(DETACHED_AT_MOST));
     loop {
         let answered = event_loop.io.counters.native_answers.get();
-        let is_python_wanted = event_loop.service.http.as_ref().is_some_and(|http| http.has_events())
+        let is_python_wanted = event_loop.service.has_events()
             || !event_loop.service.ready.is_empty()
             || !event_loop.io.take_released().is_empty()
             || woken.load(Ordering::Relaxed);
         // A turn that answered nothing was ended by the timeout, by a signal, or by what asyncio will know.
-        let elapsed = began.elapsed();
-        if is_python_wanted || answered == answers || elapsed >= DETACHED_AT_MOST.min(timeout.unwrap_or(Duration::MAX))
-        {
+        let left = at_most.saturating_sub(began.elapsed());
+        if is_python_wanted || answered == answers || left.is_zero() {
             return Ok(());
         }
         answers = answered;
-        event_loop.turn(Some(timeout.unwrap_or(Duration::MAX).min(DETACHED_AT_MOST) - elapsed))?;
+        event_loop.turn(Some(left))?;
     }
 }
 

@@ -19,6 +19,13 @@ pub struct PyService {
 
 type PyIo = Io<HttpConnection>;
 
+impl PyService {
+    /// Whether something waits for Python.
+    pub fn has_events(&self) -> bool {
+        self.http.as_ref().is_some_and(HttpServer::has_events)
+    }
+}
+
 impl Service for PyService {
     type Connection = HttpConnection;
     type Mail = Mail;

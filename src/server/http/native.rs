@@ -124,6 +124,10 @@ impl HttpServer {
         self.responders.push(responder);
     }
 
+    pub fn has_responders(&self) -> bool {
+        !self.responders.is_empty()
+    }
+
     /// Watch what the responders wait for.
     pub fn attach(&mut self, io: &mut HttpIo) -> std::io::Result<()> {
         for responder in &self.responders {
