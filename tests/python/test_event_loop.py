@@ -127,7 +127,8 @@ async def test_a_thousand_timers_fire_in_the_order_of_their_times_and_never_earl
     assert [delay for delay, _ in fired] == sorted(delays)
     # The loop's own resolution is a nanosecond; the poller must not wake it before.
     assert all(at >= delay - 1e-6 for delay, at in fired)
-    assert sorted(at - delay for delay, at in fired)[500] < 0.02
+    # A loop that sleeps past its timers wakes by the last of them; a busy machine alone does not take that long.
+    assert sorted(at - delay for delay, at in fired)[500] < 0.5
 
 
 @on_the_loop
