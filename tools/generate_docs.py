@@ -1,5 +1,6 @@
-"""Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`, and
-`docs/http-conformance.md`, from what the servers made of tests/python/conformance.
+"""Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`,
+`docs/kernel-parameters.md`, from the parameters that `penstock tune` knows, and `docs/http-conformance.md`, from what
+the servers made of tests/python/conformance.
 
     python tools/generate_docs.py
 
@@ -18,7 +19,9 @@ from penstock.config import SETTINGS, Setting, Switch
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "tests" / "python"))
+sys.path.insert(0, str(ROOT / "tools"))
 
+import kernel_parameters  # noqa: E402
 from conformance import page as conformance  # noqa: E402
 
 _HEAD = """\
@@ -79,7 +82,11 @@ def _exit_statuses() -> str:
     return "\n".join(["## Exit statuses", "", *table])
 
 
-PAGES = {DOCS / "settings.md": settings_page, DOCS / "http-conformance.md": conformance.page}
+PAGES = {
+    DOCS / "settings.md": settings_page,
+    DOCS / "kernel-parameters.md": kernel_parameters.page,
+    DOCS / "http-conformance.md": conformance.page,
+}
 
 
 def main() -> int:
