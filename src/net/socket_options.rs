@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(error.option, "TCP_NODELAY");
         assert!(matches!(error.errno, Some(libc::EOPNOTSUPP | libc::ENOPROTOOPT)), "{error}");
         let unknown = options(&[("TCP_CONGESTION", Value::Name("no-such-one".into()))]);
-        let error = unknown.set_on_new(&TcpListener::bind("127.0.0.1:0").unwrap()).unwrap_err();
+        let error = unknown.set_on_new(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap_err();
         assert_eq!(error.to_string(), "TCP_CONGESTION: no such file or directory");
         let wrong_kind = options(&[number("IP_TOS", -1)]);
         assert_eq!(wrong_kind.set_on_new(&socket).unwrap_err().errno, Some(libc::EINVAL));
