@@ -1,4 +1,4 @@
-"""Opens the listening sockets that a config asks for: a host and port, a Unix domain socket, or an inherited one.
+"""Opens the listening sockets that a config asks for: hosts and ports, Unix domain sockets, or inherited ones.
 
 The caller owns what it is given and closes it with `close_listeners`, which also removes the socket file of a Unix
 domain socket, if this process made it and it is still the same file. Nothing here waits for a connection.
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from . import bind
 from .config import ServerConfig
 from .errors import AddressError, AddressForbidden, AddressInUse, AddressUnavailable
 
@@ -58,11 +59,61 @@ def open_listeners(config: ServerConfig) -> list[socket.socket]:
 
     Raises `AddressError` or one of its kinds, and then leaves nothing open.
     """
+    listeners: list[socket.socket] = []
+    try:
+        for place in places(config):
+            listeners += _listen_at(place, config.backlog)
+    except BaseException:
+        close_listeners(listeners)
+        raise
+    return listeners
+
+
+def places(config: ServerConfig) -> list[bind.Place]:
+    """Where this config says to listen."""
+    if config.bind:
+        return [bind.parse(each) for each in config.bind]
     if config.fd is not None:
-        return [_adopt(config.fd)]
+        return [bind.InheritedPlace(config.fd)]
     if config.uds is not None:
-        return [_listen_unix(config.uds, config.backlog)]
-    return _listen_tcp(config.host, config.port, config.backlog)
+        return [bind.UnixPlace(config.uds)]
+    return [bind.TcpPlace(config.host, config.port)]
+
+
+def _listen_at(place: bind.Place, backlog: int) -> list[socket.socket]:
+    match place:
+        case bind.InheritedPlace(fd):
+            return [_adopt(fd)]
+        case bind.UnixPlace(path):
+            return [_listen_unix(path, backlog)]
+        case bind.TcpPlace(host, port):
+            return _listen_tcp(host, port, backlog)
+
+
+def try_addresses(config: ServerConfig) -> None:
+    """Whether all could be listened on, if nobody did; nothing is listened on, or left behind.
+
+    Raises `AddressError`; not for an address in use, which the server about to be replaced may have.
+    """
+    for place in places(config):
+        with suppress(AddressInUse):
+            _try(place)
+
+
+def _try(place: bind.Place) -> None:
+    match place:
+        case bind.InheritedPlace(fd):
+            _adopt(fd).detach()
+        case bind.UnixPlace(path):
+            _refuse_long_path(path)
+            directory = os.path.dirname(os.path.abspath(path))
+            if not os.path.isdir(directory):
+                raise _unix_error(OSError(errno.ENOENT, ""), path)
+            if not os.access(directory, os.W_OK | os.X_OK):
+                raise _unix_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
+        case bind.TcpPlace(host, port):
+            # A backlog of None: bound, and not listening.
+            close_listeners(_listen_tcp(host, port, None))
 
 
 def close_listeners(listeners: Iterable[socket.socket]) -> None:
@@ -79,7 +130,7 @@ def describe(listener: socket.socket) -> str:
     return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
-def _listen_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
+def _listen_tcp(host: str, port: int, backlog: int | None) -> list[socket.socket]:
     addresses = _look_up(host, port)
     attempts = _FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1
     while True:
@@ -104,7 +155,7 @@ def _look_up(host: str, port: int) -> list[Address]:
     return list(dict.fromkeys((family, (str(address[0]), port, *address[2:])) for family, _, _, _, address in found))
 
 
-def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[socket.socket]) -> None:
+def _listen_on_each(addresses: list[Address], backlog: int | None, listeners: list[socket.socket]) -> None:
     """Append a listener for each address; one that this machine lacks is left out while another is had."""
     lacking: tuple[Address, OSError] | None = None
     for family, address in addresses:
@@ -121,7 +172,7 @@ def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[sock
         raise _tcp_error(error, address[0], address[1]) from None
 
 
-def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: int) -> socket.socket:
+def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: int | None) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).
@@ -130,7 +181,8 @@ def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: i
             # Else :: takes the IPv4 port too, and a name with both addresses cannot be listened on.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(backlog)
+        if backlog is not None:
+            listener.listen(backlog)
         listener.setblocking(False)
     except BaseException:
         listener.close()
@@ -152,11 +204,7 @@ def _tcp_error(error: OSError, host: str, port: int) -> AddressError:
 
 
 def _listen_unix(path: str, backlog: int) -> socket.socket:
-    length = len(os.fsencode(path))
-    if length > MAX_UDS_PATH_BYTES:
-        raise AddressUnavailable(
-            f"--uds: expected a path of at most {MAX_UDS_PATH_BYTES} bytes, got one of {length}: {path}"
-        )
+    _refuse_long_path(path)
     _remove_stale(path)
     listener = UnixListener()
     try:
@@ -167,6 +215,14 @@ def _listen_unix(path: str, backlog: int) -> socket.socket:
         listener.close()
         raise _unix_error(error, path) from None
     return listener
+
+
+def _refuse_long_path(path: str) -> None:
+    length = len(os.fsencode(path))
+    if length > MAX_UDS_PATH_BYTES:
+        raise AddressUnavailable(
+            f"--uds: expected a path of at most {MAX_UDS_PATH_BYTES} bytes, got one of {length}: {path}"
+        )
 
 
 def _remove_stale(path: str) -> None:

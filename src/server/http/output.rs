@@ -70,6 +70,7 @@ impl HttpServer {
         }
         let date = self.date(io.now());
         let (server, draining) = (self.settings.server_header, self.draining);
+        let lines = &self.settings.header_lines[..];
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Ok(());
         };
@@ -81,6 +82,7 @@ impl HttpServer {
             whole_body_bytes: (whole && !exchange.sends_trailers()).then_some(body_bytes as u64),
             date: date.as_ref(),
             server: server.map(str::as_bytes),
+            lines,
         };
         let framing = io.append_with(token, |out| -> Result<ResponseFraming, E> {
             let mut head = ResponseHead::start(out, status);
@@ -203,7 +205,7 @@ impl HttpServer {
         status: u16,
         write_headers: impl FnOnce(&mut ResponseHead<'_>) -> Result<(), ResponseError>,
     ) -> Result<usize, RespondError> {
-        let context = self.context(None);
+        let context = ResponseContext { lines: b"", ..self.context(None) };
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(RespondError::Disconnected);
         };

@@ -225,7 +225,7 @@ impl HttpServer {
     }
 
     /// The context of a response that closes the connection, whatever was asked.
-    pub(super) fn context<'a>(&self, date: Option<&'a DateText>) -> ResponseContext<'a> {
+    pub(super) fn context<'a>(&'a self, date: Option<&'a DateText>) -> ResponseContext<'a> {
         ResponseContext {
             request_is_head: false,
             keep_alive_wanted: false,
@@ -233,6 +233,7 @@ impl HttpServer {
             whole_body_bytes: None,
             date,
             server: self.settings.server_header.map(str::as_bytes),
+            lines: &self.settings.header_lines,
         }
     }
 
