@@ -271,6 +271,17 @@ class Headers(Texts):
         return found is not None and found[1].lower() not in _FRAMING
 
 
+@dataclass(frozen=True)
+class SocketOptionTexts(Texts):
+    """Checked here, and read where sockets are made: the options themselves are known to `socket_options`."""
+
+    metavar: ClassVar[str] = "NAME=VALUE"
+    what: str = "name=value, such as receive-buffer-bytes=1048576"
+
+    def accepts_one(self, text: str) -> bool:
+        return "=" in text
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """One field of a config, as people meet it: on the command line, in the environment, in the documentation."""
@@ -373,6 +384,13 @@ class ServerConfig:
         Integer(1, 65535),
         group=WHERE,
         help="Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn.",
+    )
+    socket_option: tuple[str, ...] = setting(
+        (),
+        SocketOptionTexts(),
+        group=WHERE,
+        help="Set a socket option of the listeners and their connections: any of docs/socket-options.md, such as "
+        "congestion=bbr. Repeatable. What the kernel does not grant ends the start with an error.",
     )
 
     app_dir: str = setting(

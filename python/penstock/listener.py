@@ -16,7 +16,15 @@ from typing import Any
 
 from . import bind
 from .config import ServerConfig
-from .errors import AddressError, AddressForbidden, AddressInUse, AddressUnavailable
+from .errors import (
+    AddressError,
+    AddressForbidden,
+    AddressInUse,
+    AddressUnavailable,
+    ConfigError,
+    SocketOptionRefused,
+)
+from .socket_options import SocketKind, SocketOptions
 
 # sun_path holds 108 bytes on Linux and 104 elsewhere, with the closing NUL (unix(7)).
 MAX_UDS_PATH_BYTES = 107 if os.uname().sysname == "Linux" else 103
@@ -59,10 +67,11 @@ def open_listeners(config: ServerConfig) -> list[socket.socket]:
 
     Raises `AddressError` or one of its kinds, and then leaves nothing open.
     """
+    options = _options(config.socket_option)
     listeners: list[socket.socket] = []
     try:
         for place in places(config):
-            listeners += _listen_at(place, config.backlog)
+            listeners += _listen_at(place, config.backlog, options)
     except BaseException:
         close_listeners(listeners)
         raise
@@ -80,14 +89,14 @@ def places(config: ServerConfig) -> list[bind.Place]:
     return [bind.TcpPlace(config.host, config.port)]
 
 
-def _listen_at(place: bind.Place, backlog: int) -> list[socket.socket]:
+def _listen_at(place: bind.Place, backlog: int, options: SocketOptions) -> list[socket.socket]:
     match place:
         case bind.InheritedPlace(fd):
-            return [_adopt(fd)]
+            return [_adopt(fd, options)]
         case bind.UnixPlace(path):
-            return [_listen_unix(path, backlog)]
+            return [_listen_unix(path, backlog, options)]
         case bind.TcpPlace(host, port):
-            return _listen_tcp(host, port, backlog)
+            return _listen_tcp(host, port, backlog, options)
 
 
 def try_addresses(config: ServerConfig) -> None:
@@ -95,15 +104,16 @@ def try_addresses(config: ServerConfig) -> None:
 
     Raises `AddressError`; not for an address in use, which the server about to be replaced may have.
     """
+    options = _options(config.socket_option)
     for place in places(config):
         with suppress(AddressInUse):
-            _try(place)
+            _try(place, options)
 
 
-def _try(place: bind.Place) -> None:
+def _try(place: bind.Place, options: SocketOptions) -> None:
     match place:
         case bind.InheritedPlace(fd):
-            _adopt(fd).detach()
+            _adopt(fd, options).detach()
         case bind.UnixPlace(path):
             _refuse_long_path(path)
             directory = os.path.dirname(os.path.abspath(path))
@@ -113,7 +123,15 @@ def _try(place: bind.Place) -> None:
                 raise _unix_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
         case bind.TcpPlace(host, port):
             # A backlog of None: bound, and not listening.
-            close_listeners(_listen_tcp(host, port, None))
+            close_listeners(_listen_tcp(host, port, None, options))
+
+
+def _options(written: tuple[str, ...]) -> SocketOptions:
+    options = SocketOptions.parse(written)
+    if options.no_delay is False:
+        # A response leaves whole, with one call: Nagle's algorithm could only delay its last segment.
+        raise ConfigError("--socket-option no-delay=off: an HTTP server has it on, always; leave the option out")
+    return options
 
 
 def close_listeners(listeners: Iterable[socket.socket]) -> None:
@@ -130,13 +148,13 @@ def describe(listener: socket.socket) -> str:
     return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
-def _listen_tcp(host: str, port: int, backlog: int | None) -> list[socket.socket]:
+def _listen_tcp(host: str, port: int, backlog: int | None, options: SocketOptions) -> list[socket.socket]:
     addresses = _look_up(host, port)
     attempts = _FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1
     while True:
         listeners: list[socket.socket] = []
         try:
-            _listen_on_each(addresses, backlog, listeners)
+            _listen_on_each(addresses, backlog, options, listeners)
             return listeners
         except AddressError as error:
             close_listeners(listeners)
@@ -155,14 +173,16 @@ def _look_up(host: str, port: int) -> list[Address]:
     return list(dict.fromkeys((family, (str(address[0]), port, *address[2:])) for family, _, _, _, address in found))
 
 
-def _listen_on_each(addresses: list[Address], backlog: int | None, listeners: list[socket.socket]) -> None:
+def _listen_on_each(
+    addresses: list[Address], backlog: int | None, options: SocketOptions, listeners: list[socket.socket]
+) -> None:
     """Append a listener for each address; one that this machine lacks is left out while another is had."""
     lacking: tuple[Address, OSError] | None = None
     for family, address in addresses:
         if listeners and address[1] == 0:
             address = (address[0], listeners[0].getsockname()[1], *address[2:])
         try:
-            listeners.append(_bind_tcp(family, address, backlog))
+            listeners.append(_bind_tcp(family, address, backlog, options))
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise _tcp_error(error, address[0], address[1]) from None
@@ -172,7 +192,9 @@ def _listen_on_each(addresses: list[Address], backlog: int | None, listeners: li
         raise _tcp_error(error, address[0], address[1]) from None
 
 
-def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: int | None) -> socket.socket:
+def _bind_tcp(
+    family: socket.AddressFamily, address: tuple[Any, ...], backlog: int | None, options: SocketOptions
+) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).
@@ -180,6 +202,7 @@ def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: i
         if family == socket.AF_INET6:
             # Else :: takes the IPv4 port too, and a name with both addresses cannot be listened on.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        options.set_on(listener, SocketKind.TCP_LISTENER)
         listener.bind(address)
         if backlog is not None:
             listener.listen(backlog)
@@ -203,17 +226,21 @@ def _tcp_error(error: OSError, host: str, port: int) -> AddressError:
     return AddressError(f"cannot listen on {where}: {_reason(error)}")
 
 
-def _listen_unix(path: str, backlog: int) -> socket.socket:
+def _listen_unix(path: str, backlog: int, options: SocketOptions) -> socket.socket:
     _refuse_long_path(path)
     _remove_stale(path)
     listener = UnixListener()
     try:
+        options.set_on(listener, SocketKind.UNIX_LISTENER)
         listener.bind_file(path)
         listener.listen(backlog)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
         raise _unix_error(error, path) from None
+    except SocketOptionRefused:
+        listener.close()
+        raise
     return listener
 
 
@@ -263,7 +290,7 @@ def _unix_error(error: OSError, path: str) -> AddressError:
     return AddressError(f"cannot listen on {path}: {_reason(error)}")
 
 
-def _adopt(fd: int) -> socket.socket:
+def _adopt(fd: int, options: SocketOptions) -> socket.socket:
     try:
         listener = socket.socket(fileno=fd)
     except OSError as error:
@@ -273,6 +300,11 @@ def _adopt(fd: int) -> socket.socket:
     if kind is not None:
         listener.detach()  # Whoever gave it to us may still want it.
         raise AddressUnavailable(f"--fd: expected a listening stream socket, but descriptor {fd} is {kind}")
+    try:
+        options.set_on(listener, SocketKind.of(listener, listens=True))
+    except SocketOptionRefused:
+        listener.detach()
+        raise
     listener.setblocking(False)
     listener.set_inheritable(False)
     return listener
