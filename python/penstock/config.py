@@ -254,6 +254,23 @@ class Places(Texts):
         return True
 
 
+LOG_FORMATS = ("auto", "uvicorn", "common", "combined", "json")
+# What the binary's own compiler takes; a test holds the two together.
+_LOG_TEMPLATE = re.compile(r"([^%]|%%|%\(([hlurtmUqHsBbfaTMDLp]|\{[^)]+\}[ioe])\)s)*")
+
+
+@dataclass(frozen=True)
+class LogFormat(Text):
+    metavar: ClassVar[str] = "FORMAT"
+    what: str = "auto, uvicorn, common, combined, json, or a template of atoms such as '%(h)s %(r)s %(s)s %(D)s'"
+
+    def accepts(self, value: object) -> bool:
+        if not isinstance(value, str) or not super().accepts(value):
+            return False
+        is_template = "%(" in value and value.isprintable() and _LOG_TEMPLATE.fullmatch(value) is not None
+        return value in LOG_FORMATS or is_template
+
+
 # RFC 9110 sections 5.1 and 5.5. What frames a message or concerns the connection is the server's own to say.
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e\x80-\xff]([ \t\x21-\x7e\x80-\xff]*)?)?")
 _FRAMING = {"connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
@@ -576,6 +593,19 @@ class ServerConfig:
         help="Log messages of this weight and above.",
     )
     access_log: bool = setting(True, Switch(), group=LOGGING, help="Log one line for every request.")
+    access_logfile: str | None = setting(
+        None,
+        FilePath(what="a file, or - for standard output"),
+        group=LOGGING,
+        help="Write the access log to this file, which is opened anew on SIGUSR1, instead of to standard output.",
+    )
+    access_logformat: str = setting(
+        "auto",
+        LogFormat(),
+        group=LOGGING,
+        help="What a line of the access log looks like: uvicorn, common, combined, json, or a template of gunicorn's "
+        "atoms (docs/logging.md). auto is uvicorn on standard output and combined in a file.",
+    )
     error_logfile: str | None = setting(
         None,
         FilePath(what="a file, or - for standard error"),
@@ -643,6 +673,14 @@ _CONTRADICTIONS = [
     Contradiction(one, other, _BOTH_SAY_WHERE)
     for one, other in itertools.combinations(WHERE_SETTINGS, 2)
     if (one, other) != ("host", "port")
+] + [
+    Contradiction(
+        one,
+        "access_log",
+        "{one} asks for an access log and {other} for none: give one of them",
+        lambda _, wanted: not wanted,
+    )
+    for one in ("access_logfile", "access_logformat")
 ]
 
 

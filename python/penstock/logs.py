@@ -3,17 +3,24 @@
 Two loggers, `penstock.error` (what the server has to say) on stderr and `penstock.access` (a line per request) on
 stdout, both below `penstock`. The root logger is never touched, and a logger that the application has given handlers
 of its own keeps exactly those.
+
+Lines of the access log are made and written by the binary, without the interpreter. If somebody has given its logger a
+handler of another kind, they come through a pipe instead, and a thread makes records of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal, TextIO
 
+from .config import ServerConfig
 from .errors import ConfigError
 
 TRACE = 5
@@ -162,6 +169,88 @@ def _stream_handler(
     handler = StandardStreamHandler(name)
     handler.setFormatter(formatter(use_colors=is_colourful(handler.stream) if use_colors is None else use_colors))
     return handler
+
+
+@dataclass(frozen=True)
+class AccessLogPlan:
+    """What a line of the access log looks like, by the binary's names or as a template, and where lines go."""
+
+    format: str
+    path: str | None = None
+    # Without a path.
+    fd: int = -1
+
+
+@contextlib.contextmanager
+def access_log_plan(config: ServerConfig) -> Generator[AccessLogPlan | None]:
+    """The plan of an access log that is opened within the context. None: there is to be none."""
+    if not config.access_log or not access_logger.isEnabledFor(logging.INFO):
+        yield None
+    elif config.access_logfile not in (None, "-"):
+        form = "combined" if config.access_logformat == "auto" else config.access_logformat
+        yield AccessLogPlan(form, path=config.access_logfile)
+    elif _has_handlers_of_its_own(access_logger):
+        reading, writing = os.pipe()
+        _start_reading(reading)
+        try:
+            yield AccessLogPlan("fields", fd=writing)
+        finally:
+            os.close(writing)
+    else:
+        yield _plan_for_standard_output(config)
+
+
+def _plan_for_standard_output(config: ServerConfig) -> AccessLogPlan | None:
+    try:
+        fd = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+    form = config.access_logformat
+    if form in ("auto", "uvicorn"):
+        coloured = is_colourful(sys.stdout) if config.use_colors is None else config.use_colors
+        form = "uvicorn-coloured" if coloured else "uvicorn"
+    return AccessLogPlan(form, fd=fd)
+
+
+def check_access_logfile(path: str | None) -> None:
+    """Raises `ConfigError` if the file cannot be written."""
+    if path is None or path == "-":
+        return
+    try:
+        with open(path, "ab"):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"--access-logfile: cannot write {path}: {reason}") from None
+
+
+def _has_handlers_of_its_own(logger: logging.Logger) -> bool:
+    handlers = logger.handlers or (logger.parent.handlers if logger.parent is not None else [])
+    return any(not isinstance(each, StandardStreamHandler) for each in handlers)
+
+
+# Threads that make records of access log lines; each ends once the server's end of its pipe is closed.
+_readers: list[threading.Thread] = []
+_LAST_RECORDS_S = 2.0
+
+
+def _start_reading(fd: int) -> None:
+    thread = threading.Thread(target=_read_lines, args=(fd,), name="penstock-access-records", daemon=True)
+    _readers.append(thread)
+    thread.start()
+
+
+def _read_lines(fd: int) -> None:
+    with open(fd, encoding="ascii", newline="\n") as lines:
+        for line in lines:
+            client, method, target, version, status = line.rstrip("\n").split("\t")
+            log_access(client, method, target, version, int(status))
+
+
+def await_last_records() -> None:
+    """The servers have ended: wait a moment until their last lines have become records."""
+    while _readers:
+        _readers.pop().join(_LAST_RECORDS_S)
 
 
 def log_banner(addresses: Iterable[str]) -> None:

@@ -51,6 +51,8 @@ def prepare(app: str | Callable[..., Any], config: ServerConfig) -> ServerConfig
         error_logfile=config.error_logfile,
         log_config=config.log_config,
     )
+    if config.access_log:
+        logs.check_access_logfile(config.access_logfile)
     if isinstance(app, str):
         importer.add_app_dir(config.app_dir)
     return config

@@ -8,6 +8,7 @@ pub mod poller;
 pub mod slab;
 pub mod timer;
 pub mod token;
+pub mod wall_clock;
 
 pub use event_loop::{CloseReason, EventLoop, Io, Service};
 pub use token::Token;

@@ -180,6 +180,8 @@ TABLE: tuple[Foreign, ...] = (
         variable="secure_scheme_headers",
         word="the scheme comes from X-Forwarded-Proto, if the peer is one of --forwarded-allow-ips",
     ),
+    _same(of=GUNICORN, setting="access_logfile", variable="accesslog"),
+    _same(of=GUNICORN, setting="access_logformat", variable="access_log_format"),
     _same("--log-file", of=GUNICORN, setting="error_logfile", variable="errorlog"),
     _same(of=GUNICORN, setting="log_level", variable="loglevel"),
     _same(of=GUNICORN, setting="log_config", variable="logconfig"),
