@@ -115,6 +115,7 @@ def test_an_endless_response_does_not_keep_the_new_code_waiting(reloading: Calla
         stream.sendall(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
         assert stream.recv(4096).startswith(b"HTTP/1.1 200")
         save(tmp_path, APP % "two")
+        server.wait_for_log("Finished server process")
         wait_until(lambda: answers(server, b"two"), server)
 
 
