@@ -182,9 +182,11 @@ class LatencyReport(TypedDict):
     count: int
     mean: float
     p50: float
+    p75: float
     p90: float
     p99: float
     p99_9: float
+    p99_99: float
     max: float
 
 class TargetReport(TypedDict):
@@ -201,14 +203,21 @@ class TargetReport(TypedDict):
     latency_us: LatencyReport
 
 class LoadReport(TypedDict):
-    """What a load came to; `rate` in answers a second."""
+    """What a load came to; `rate` in answers a second.
+
+    `answers` are all good ones, those of the warm-up included; `answers_in_time` those of the measured time. The
+    buckets of `histogram_us` are latencies in microseconds, and how many took at most that, and more than the one
+    before.
+    """
 
     duration_s: float
     answers: int
+    answers_in_time: int
     errors: int
     reconnects: int
     rate: float
     latency_us: LatencyReport
+    histogram_us: list[tuple[float, int]]
     targets: list[TargetReport]
 
 def run_http_load(
@@ -222,14 +231,23 @@ def run_http_load(
     duration_s: float = 3.0,
     warm_up_s: float = 0.0,
     answer_timeout_s: float = 10.0,
+    method: str | None = None,
+    host_header: str | None = None,
+    headers: Sequence[tuple[str, str]] = ...,
+    body: bytes | None = None,
+    statuses: tuple[int, int] = ...,
+    progress: Callable[[float, int, int], object] | None = None,
 ) -> LoadReport:
     """Load the HTTP server at `host:port` and tell what it answered.
 
     `targets` are `(path, weight, body_bytes)`: the connections are shared by weight, and a target with a body is
     POSTed to. Without `rate` the loop is closed: each connection asks again once it was answered (`pipeline` requests
-    at a time); with it, that many requests a second are due in all, and each latency counts from then. Raises
-    ValueError for an impossible plan and ConnectionError when there is no server; requests that fail are counted by
-    kind.
+    at a time); with it, that many requests a second are due in all, and each latency counts from then.
+
+    `method`, `host_header`, `headers` and `body` are every request's; an answer is good if its status is within
+    `statuses`. About ten times a second `progress` is called with the seconds so far, the good answers and the errors.
+    Raises ValueError for an impossible plan and ConnectionError when there is no server; requests that fail are
+    counted by kind.
     """
 
 def socket_option_table() -> list[tuple[str, str, str, str]]:
