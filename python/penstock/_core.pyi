@@ -122,7 +122,10 @@ class MainReactor:
         """
 
     def stop(self, last: bool = False) -> None:
-        """Remove every listener, as `Reactor.remove_listeners` does, and end the thread. Again: to no effect. Raises the OSError that ended it early."""
+        """Remove every listener, as `Reactor.remove_listeners` does, and end the thread. Again: to no effect.
+
+        Raises the OSError that ended it early.
+        """
 
     @property
     def deserted(self) -> bool:
