@@ -1,5 +1,6 @@
-"""Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`, and
-`docs/http-conformance.md`, from what the servers made of tests/python/conformance.
+"""Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`,
+`docs/socket-options.md`, from those of `SocketOptions`, and `docs/http-conformance.md`, from what the servers made of
+tests/python/conformance.
 
     python tools/generate_docs.py
 
@@ -12,8 +13,9 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from penstock import errors
+from penstock import _core, errors
 from penstock.config import SETTINGS, Setting, Switch
+from penstock.socket_options import KNOWN, KnownOption, Number, SocketKind
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -79,7 +81,70 @@ def _exit_statuses() -> str:
     return "\n".join(["## Exit statuses", "", *table])
 
 
-PAGES = {DOCS / "settings.md": settings_page, DOCS / "http-conformance.md": conformance.page}
+_SOCKET_OPTIONS_HEAD = """\
+# Socket options
+
+<!-- Made by `make docs` from python/penstock/socket_options.py and src/net/options.rs: change it there. -->
+
+`penstock.SocketOptions` names every socket option worth setting, with its type and unit. `None` leaves an option as it
+is without it.
+
+```python
+options = penstock.SocketOptions(keep_alive=True, keep_alive_idle_s=60, user_timeout_ms=20_000)
+penstock.UDPServer(on_datagram, options=penstock.SocketOptions(receive_buffer_bytes=8 << 20))
+```
+
+For `penstock serve` and its siblings: `--socket-option receive-buffer-bytes=1048576`, as often as there are options;
+the manual's names do, too (`--socket-option SO_RCVBUF=1048576`).
+
+An option is set as soon as its socket is made, before it is bound or connected. Connections inherit it from their
+listener, except for TCP_QUICKACK, which is set on each. A value out of bounds is a `ConfigError`. What the kernel lacks
+or refuses, what has no meaning for that kind of socket, and what the kernel takes without doing it (a buffer beyond
+net.core.rmem_max, fast open where the system has it off) is a `SocketOptionRefused` at start, which names the option,
+what was asked, why not, and what to do. Nothing is left out silently.
+"""
+
+
+def socket_options_page() -> str:
+    effects = {name: (level, effect) for level, name, _, effect in _core.socket_option_table()}
+    rows = [_socket_option_row(known) for known in KNOWN.values()]
+    entries = [_socket_option_entry(known, *effects[known.name]) for known in KNOWN.values()]
+    columns = [kind.value for kind in SocketKind]
+    table = [
+        f"| field | manual | {' | '.join(columns)} |",
+        f"| --- | --- |{' --- |' * len(columns)}",
+        *rows,
+    ]
+    return "\n\n".join([_SOCKET_OPTIONS_HEAD.rstrip(), "## Where each applies", "\n".join(table), *entries]) + "\n"
+
+
+def _socket_option_row(known: KnownOption) -> str:
+    places = " | ".join("yes" if kind in known.where else "" for kind in SocketKind)
+    return f"| [`{known.field}`](#{known.field}) | {known.name} | {places} |"
+
+
+def _socket_option_entry(known: KnownOption, level: str, effect: str) -> str:
+    bounds = f"{known.kind.minimum} to {known.kind.maximum}" if isinstance(known.kind, Number) else "-"
+    return "\n".join(
+        [
+            f"## `{known.field}`",
+            "",
+            effect,
+            "",
+            f"**Use it when:** {known.when}",
+            "",
+            "| kernel's name | unit | bounds | without it | manual |",
+            "| --- | --- | --- | --- | --- |",
+            f"| {level} {known.name} | {known.kind.unit} | {bounds} | {known.default} | {known.manual} |",
+        ]
+    )
+
+
+PAGES = {
+    DOCS / "settings.md": settings_page,
+    DOCS / "socket-options.md": socket_options_page,
+    DOCS / "http-conformance.md": conformance.page,
+}
 
 
 def main() -> int:

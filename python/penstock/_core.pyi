@@ -234,3 +234,16 @@ def run_http_load(
     ValueError for an impossible plan and ConnectionError when there is no server; requests that fail are counted by
     kind.
     """
+
+def socket_option_table() -> list[tuple[str, str, str, str]]:
+    """Every socket option that there is: its level and name in the manual, the kind of its value, and what it does."""
+
+def set_socket_option(fd: int, name: str, value: bool | int | str) -> None:
+    """Set one option of a socket, by its name in the manual.
+
+    Raises ValueError for an unknown name, and OSError with the reason; without an errno where the kernel takes the
+    value and does not do what was asked.
+    """
+
+def get_socket_option(fd: int, name: str) -> bool | int | str:
+    """What one option of a socket is; False for a time that is off. Raises ValueError or OSError."""

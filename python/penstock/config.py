@@ -196,6 +196,24 @@ class Mounts(Kind):
         return isinstance(value, tuple) and all(isinstance(mount, StaticMount) for mount in value)
 
 
+@dataclass(frozen=True)
+class SocketOptionTexts(Kind):
+    """Checked here, and read where sockets are made: the options themselves are known to `socket_options`."""
+
+    metavar: ClassVar[str] = "NAME=VALUE"
+    is_repeatable: ClassVar[bool] = True
+
+    @property
+    def expectation(self) -> str:
+        return "name=value, such as receive-buffer-bytes=1048576"
+
+    def parse(self, text: str) -> object:
+        return tuple(each.strip() for each in text.split(";") if each.strip())
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, tuple) and all(isinstance(text, str) and "=" in text for text in value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """One field of a config, as people meet it: on the command line, in the environment, in the documentation."""
@@ -284,6 +302,13 @@ class ServerConfig:
         Integer(1, 65535),
         group=WHERE,
         help="Connections that may wait to be accepted; the kernel lowers it to net.core.somaxconn.",
+    )
+    socket_option: tuple[str, ...] = setting(
+        (),
+        SocketOptionTexts(),
+        group=WHERE,
+        help="Set a socket option of the listeners and their connections: any of docs/socket-options.md, such as "
+        "congestion=bbr. Repeatable. What the kernel does not grant ends the start with an error.",
     )
 
     app_dir: str = setting(

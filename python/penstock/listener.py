@@ -15,7 +15,15 @@ from contextlib import suppress
 from typing import Any
 
 from .config import ServerConfig
-from .errors import AddressError, AddressForbidden, AddressInUse, AddressUnavailable
+from .errors import (
+    AddressError,
+    AddressForbidden,
+    AddressInUse,
+    AddressUnavailable,
+    ConfigError,
+    SocketOptionRefused,
+)
+from .socket_options import SocketKind, SocketOptions
 
 # sun_path holds 108 bytes on Linux and 104 elsewhere, with the closing NUL (unix(7)).
 MAX_UDS_PATH_BYTES = 107 if os.uname().sysname == "Linux" else 103
@@ -71,11 +79,20 @@ def open_listeners(config: ServerConfig) -> list[socket.socket]:
 
     Raises `AddressError` or one of its kinds, and then leaves nothing open.
     """
+    options = _options(config.socket_option)
     if config.fd is not None:
-        return [_adopt(config.fd)]
+        return [_adopt(config.fd, options)]
     if config.uds is not None:
-        return [_listen_unix(config.uds, config.backlog)]
-    return _listen_tcp(config.host, config.port, config.backlog)
+        return [_listen_unix(config.uds, config.backlog, options)]
+    return _listen_tcp(config.host, config.port, config.backlog, options)
+
+
+def _options(written: tuple[str, ...]) -> SocketOptions:
+    options = SocketOptions.parse(written)
+    if options.no_delay is False:
+        # A response leaves whole, with one call: Nagle's algorithm could only delay its last segment.
+        raise ConfigError("--socket-option no-delay=off: an HTTP server has it on, always; leave the option out")
+    return options
 
 
 def close_listeners(listeners: Iterable[socket.socket]) -> None:
@@ -97,13 +114,13 @@ def describe(listener: socket.socket) -> str:
     return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
-def _listen_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
+def _listen_tcp(host: str, port: int, backlog: int, options: SocketOptions) -> list[socket.socket]:
     addresses = _look_up(host, port)
     attempts = _FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1
     while True:
         listeners: list[socket.socket] = []
         try:
-            _listen_on_each(addresses, backlog, listeners)
+            _listen_on_each(addresses, backlog, options, listeners)
             return listeners
         except AddressError as error:
             close_listeners(listeners)
@@ -122,14 +139,16 @@ def _look_up(host: str, port: int) -> list[Address]:
     return list(dict.fromkeys((family, (str(address[0]), port, *address[2:])) for family, _, _, _, address in found))
 
 
-def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[socket.socket]) -> None:
+def _listen_on_each(
+    addresses: list[Address], backlog: int, options: SocketOptions, listeners: list[socket.socket]
+) -> None:
     """Append a listener for each address; one that this machine lacks is left out while another is had."""
     lacking: tuple[Address, OSError] | None = None
     for family, address in addresses:
         if listeners and address[1] == 0:
             address = (address[0], listeners[0].getsockname()[1], *address[2:])
         try:
-            listeners.append(_bind_tcp(family, address, backlog))
+            listeners.append(_bind_tcp(family, address, backlog, options))
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise _tcp_error(error, address[0], address[1]) from None
@@ -139,7 +158,9 @@ def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[sock
         raise _tcp_error(error, address[0], address[1]) from None
 
 
-def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: int) -> socket.socket:
+def _bind_tcp(
+    family: socket.AddressFamily, address: tuple[Any, ...], backlog: int, options: SocketOptions
+) -> socket.socket:
     listener = OwnListener(family)
     try:
         # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).
@@ -147,6 +168,7 @@ def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: i
         if family == socket.AF_INET6:
             # Else :: takes the IPv4 port too, and a name with both addresses cannot be listened on.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        options.set_on(listener, SocketKind.TCP_LISTENER)
         listener.bind(address)
         listener.listen(backlog)
         listener.setblocking(False)
@@ -169,7 +191,7 @@ def _tcp_error(error: OSError, host: str, port: int) -> AddressError:
     return AddressError(f"cannot listen on {where}: {_reason(error)}")
 
 
-def _listen_unix(path: str, backlog: int) -> socket.socket:
+def _listen_unix(path: str, backlog: int, options: SocketOptions) -> socket.socket:
     length = len(os.fsencode(path))
     if length > MAX_UDS_PATH_BYTES:
         raise AddressUnavailable(
@@ -178,12 +200,16 @@ def _listen_unix(path: str, backlog: int) -> socket.socket:
     _remove_stale(path)
     listener = UnixListener()
     try:
+        options.set_on(listener, SocketKind.UNIX_LISTENER)
         listener.bind_file(path)
         listener.listen(backlog)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
         raise _unix_error(error, path) from None
+    except SocketOptionRefused:
+        listener.close()
+        raise
     return listener
 
 
@@ -225,7 +251,7 @@ def _unix_error(error: OSError, path: str) -> AddressError:
     return AddressError(f"cannot listen on {path}: {_reason(error)}")
 
 
-def _adopt(fd: int) -> socket.socket:
+def _adopt(fd: int, options: SocketOptions) -> socket.socket:
     try:
         listener = socket.socket(fileno=fd)
     except OSError as error:
@@ -235,6 +261,11 @@ def _adopt(fd: int) -> socket.socket:
     if kind is not None:
         listener.detach()  # Whoever gave it to us may still want it.
         raise AddressUnavailable(f"--fd: expected a listening stream socket, but descriptor {fd} is {kind}")
+    try:
+        options.set_on(listener, SocketKind.of(listener, listens=True))
+    except SocketOptionRefused:
+        listener.detach()
+        raise
     listener.setblocking(False)
     listener.set_inheritable(False)
     return listener

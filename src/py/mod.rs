@@ -7,6 +7,7 @@ mod main_reactor;
 mod owners;
 mod reactor;
 mod service;
+mod socket_options;
 
 use pyo3::prelude::*;
 
@@ -21,6 +22,8 @@ mod _core {
     use super::main_reactor::MainReactor;
     #[pymodule_export]
     use super::reactor::{Reactor, ReactorHandle};
+    #[pymodule_export]
+    use super::socket_options::{get_socket_option, set_socket_option, socket_option_table};
 
     use super::*;
 
