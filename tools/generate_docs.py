@@ -1,6 +1,6 @@
 """Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`,
-`docs/socket-options.md`, from those of `SocketOptions`, and `docs/http-conformance.md`, from what the servers made of
-tests/python/conformance.
+`docs/socket-options.md`, from those of `SocketOptions`, `docs/kernel-parameters.md`, from the parameters that
+`penstock tune` knows, and `docs/http-conformance.md`, from what the servers made of tests/python/conformance.
 
     python tools/generate_docs.py
 
@@ -20,7 +20,9 @@ from penstock.socket_options import KNOWN, KnownOption, Number, SocketKind
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "tests" / "python"))
+sys.path.insert(0, str(ROOT / "tools"))
 
+import kernel_parameters  # noqa: E402
 from conformance import page as conformance  # noqa: E402
 
 _HEAD = """\
@@ -143,6 +145,7 @@ def _socket_option_entry(known: KnownOption, level: str, effect: str) -> str:
 PAGES = {
     DOCS / "settings.md": settings_page,
     DOCS / "socket-options.md": socket_options_page,
+    DOCS / "kernel-parameters.md": kernel_parameters.page,
     DOCS / "http-conformance.md": conformance.page,
 }
 
