@@ -229,7 +229,7 @@ urlpatterns = [
     path("cookies", cookies),
     path("only-get", require_GET(threaded)),
     path("slashed/", threaded),
-    path("file", lambda request: FileResponse(open("file.bin", "rb"), as_attachment=True)),
+    path("file", lambda request: FileResponse(open("file.bin", "rb"), as_attachment=True)),  # noqa: SIM115 (it closes it)
     path("journal", journal),
 ]
 
