@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict, final
 
 from .config import ServerConfig
+from .logs import AccessLogPlan
 
 __version__: Final[str]
 """The version of the binary, which is that of the package."""
@@ -71,8 +72,13 @@ class Reactor:
         descriptor that does not listen.
         """
 
-    def remove_listeners(self) -> None:
-        """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken."""
+    def remove_listeners(self, last: bool = False) -> None:
+        """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken.
+
+        As the `last` who holds them it lets nobody new in from now on, and takes a tenth of a second or two for those
+        whose handshake is under way, so that nobody who could connect is reset. Never say so of a listener that another
+        process holds: it would get no more connections.
+        """
 
     def drain(self) -> None:
         """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called.
@@ -108,14 +114,19 @@ class MainReactor:
         ValueError if another listener has the number, RuntimeError once stopped.
         """
 
-    def remove_listener(self, number: int) -> None:
-        """Accept no more from this listener. On return all that its clients believe accepted has been handed over.
+    def remove_listener(self, number: int, last: bool = False) -> None:
+        """Accept no more from this listener; `last` as for `Reactor.remove_listeners`.
+
+        On return all that its clients believe accepted has been handed over.
 
         Raises ValueError if there is none of this number, RuntimeError once stopped.
         """
 
-    def stop(self) -> None:
-        """Remove every listener and end the thread. Again: to no effect. Raises the OSError that ended it early."""
+    def stop(self, last: bool = False) -> None:
+        """Remove every listener, as `Reactor.remove_listeners` does, and end the thread. Again: to no effect.
+
+        Raises the OSError that ended it early.
+        """
 
     @property
     def deserted(self) -> bool:
@@ -139,14 +150,14 @@ class AsgiServer:
         report: Callable[[str, BaseException | None], object],
         on_quiet: Callable[[], object],
         state: dict[str, Any] | None = None,
-        access_log: tuple[int, bool] | None = None,
+        access_log: AccessLogPlan | None = None,
     ) -> AsgiServer:
         """Made within the context that every request's is a copy of.
 
         `listeners`: for each, in the order in which they will be added, its scheme and its address for the scope.
         `report`: called with what went wrong in the application. `on_quiet`: called when a drained server has nothing
-        more to do. `state`: the lifespan's, copied into every scope. `access_log`: the descriptor it goes to, and
-        whether that is a terminal.
+        more to do. `state`: the lifespan's, copied into every scope. `access_log`: what each
+        line looks like, and where it goes. Raises ValueError for a format that is none.
         """
 
     def suspended_tasks(self) -> list[asyncio.Task[None]]:
@@ -168,6 +179,12 @@ class HttpCycle:
         The result is ready once there is room for more. Raises RuntimeError, TypeError or ValueError for a message out
         of order or form, and ClientDisconnected, an OSError, once nothing can be sent any more.
         """
+
+def check_access_log_format(format: str) -> None:
+    """Raise ValueError if `format` cannot be that of an access log."""
+
+def reopen_access_logs() -> None:
+    """Have every access log of this process that goes to a file of a name open it anew. From any thread."""
 
 class LatencyReport(TypedDict):
     """How long answers took, in microseconds."""
