@@ -7,7 +7,7 @@ import socket
 import socketserver
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @contextmanager
-def tcp_server(answer: Callable[[bytes], bytes]) -> Iterator[str]:
+def tcp_server(answer: Callable[[bytes], bytes]) -> Generator[str]:
     """A server that answers what it receives with what `answer` makes of it; nothing is the connection's end."""
 
     class Handler(socketserver.BaseRequestHandler):
@@ -51,7 +51,7 @@ def tcp_server(answer: Callable[[bytes], bytes]) -> Iterator[str]:
 
 
 @contextmanager
-def udp_server(answer: Callable[[bytes], list[bytes]]) -> Iterator[str]:
+def udp_server(answer: Callable[[bytes], list[bytes]]) -> Generator[str]:
     """The same with datagrams: any number of answers to each."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
