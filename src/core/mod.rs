@@ -9,6 +9,7 @@ pub mod poller;
 pub mod slab;
 pub mod timer;
 pub mod token;
+pub mod wall_clock;
 
 pub use event_loop::{CloseReason, EventLoop, Hold, Io, Service};
 pub use token::Token;

@@ -1,5 +1,6 @@
 //! An Exchange is one request and its response while they last. It owns the bytes that wait for either side.
 
+use super::access_log::LogRecord;
 use super::error_page::PageStyle;
 use super::input::Took;
 use crate::core::buffer::Lease;
@@ -23,7 +24,7 @@ pub(super) enum HeadPlace {
     Leased(Lease),
     /// In `Exchange::head_bytes`: it arrived in parts, or behind another request.
     Owned,
-    /// It was leased, and its turn is over.
+    /// It was leased, and its turn is over; or it never was right.
     Gone,
 }
 
@@ -75,8 +76,8 @@ pub(super) struct Exchange {
     pub trailers_follow: bool,
     /// What a trusted proxy says of the request.
     pub forwarded: Option<Box<Forwarded>>,
-    /// `METHOD target HTTP/1.x`, kept only when there is an access log.
-    pub request_line: Vec<u8>,
+    /// What the access log will say of it, if there is one.
+    pub log: LogRecord,
 }
 
 impl Default for Exchange {
@@ -109,7 +110,7 @@ impl Default for Exchange {
             writer: BodyWriter::new(BodyMode::Forbidden),
             trailers_follow: false,
             forwarded: None,
-            request_line: Vec::new(),
+            log: LogRecord::default(),
         }
     }
 }
@@ -152,7 +153,7 @@ impl Exchange {
         (self.is_head, self.keep_alive, self.unread) = (false, true, 0);
         (self.answer, self.status) = (Answer::Unstarted, 0);
         (self.trailers_follow, self.forwarded) = (false, None);
-        self.request_line.clear();
+        self.log.clear();
         self.compact();
     }
 
@@ -231,10 +232,7 @@ impl Exchange {
     /// Find and parse a head at the start of `bytes`; how long it is, once it is whole.
     pub fn parse_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HttpError> {
         let outcome = read_head(&mut self.scanner, &mut self.head, bytes, limits);
-        if outcome.is_err() {
-            self.page_style = PageStyle::told_in(bytes);
-        }
-        outcome
+        outcome.inspect_err(|_| self.give_up(PageStyle::told_in(bytes)))
     }
 
     /// The same, in the input that waits.
@@ -250,7 +248,11 @@ impl Exchange {
 
     /// The head that waits will never be whole, or right: all that is wanted of it is how a page about that should look.
     pub fn give_head_up(&mut self) {
-        self.page_style = PageStyle::told_in(self.pending());
+        self.give_up(PageStyle::told_in(self.pending()));
+    }
+
+    fn give_up(&mut self, style: PageStyle) {
+        (self.head_place, self.page_style) = (HeadPlace::Gone, style);
     }
 
     /// The head's bytes, unless they were leased in a turn that is over.
