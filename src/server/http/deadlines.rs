@@ -31,7 +31,10 @@ impl HttpServer {
             Some(exchange) => match exchange.stage {
                 // The reader's time is running.
                 Stage::Head if exchange.held_back => {}
-                Stage::Head => self.refuse(io, token, HttpError::HEAD_TIMEOUT),
+                Stage::Head => {
+                    exchange.give_head_up();
+                    self.refuse(io, token, HttpError::HEAD_TIMEOUT);
+                }
                 Stage::Body => {
                     let received = std::mem::take(&mut exchange.body_received_in_window);
                     let window = self.settings.body_window;

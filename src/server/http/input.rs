@@ -8,6 +8,7 @@ use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Lease;
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
+use crate::metrics::ReactorCounters;
 use crate::protocol::http1::{BodyDecoder, BodyFraming, CONTINUE, HttpError, TargetForm};
 
 /// Body bytes that may wait for an application before reading is paused.
@@ -170,7 +171,7 @@ impl HttpServer {
 
     /// Answer a request that cannot be understood or is not allowed, and close.
     pub(super) fn refuse(&mut self, io: &mut HttpIo, token: Token, error: HttpError) {
-        io.counters.count_refusal(error.status);
+        count_refusal(&io.counters, error);
         let Some(mut exchange) = self.take_active(io, token) else { return };
         if exchange.in_progress() {
             self.in_progress -= 1;
@@ -178,7 +179,7 @@ impl HttpServer {
         }
         match exchange.answer {
             Answer::Unstarted => {
-                let style = if exchange.stage == Stage::Head { PageStyle::Plain } else { exchange.page_style() };
+                let style = exchange.page_style();
                 let date = self.date(io.now());
                 let mut context = self.context(date.as_ref());
                 context.request_is_head = exchange.is_head;
@@ -264,6 +265,21 @@ impl HttpServer {
     pub fn is_connected(&self, io: &mut HttpIo, token: Token) -> bool {
         io.state(token).and_then(|connection| connection.active.as_ref()).is_some_and(|exchange| exchange.in_progress())
     }
+}
+
+/// Each limit has its counter; what is malformed shares one.
+pub(super) fn count_refusal(counters: &ReactorCounters, error: HttpError) {
+    let counter = match error {
+        HttpError::HEAD_TIMEOUT => &counters.heads_timed_out,
+        HttpError::BODY_TIMEOUT => &counters.bodies_timed_out,
+        HttpError::HEAD_TOO_LARGE | HttpError::TOO_MANY_HEADERS => &counters.heads_too_large,
+        HttpError::TARGET_TOO_LONG => &counters.targets_too_long,
+        HttpError::CONTENT_TOO_LARGE => &counters.bodies_too_large,
+        HttpError::TRAILERS_TOO_LARGE => &counters.trailers_too_large,
+        HttpError::OVERLOADED => &counters.requests_over_limit,
+        _ => &counters.requests_malformed,
+    };
+    counter.add(1);
 }
 
 /// How a piece of input was taken.

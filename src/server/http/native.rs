@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::exchange::{Exchange, RequestView};
+use super::input::count_refusal;
 use super::output::Body;
 use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
@@ -172,7 +173,7 @@ impl HttpServer {
         while let Some((token, owed)) = self.owed.pop() {
             match owed {
                 Owed::Refusal(error) => {
-                    io.counters.count_refusal(error.status);
+                    count_refusal(&io.counters, error);
                     self.answer_with_page(io, token, error, &[]);
                 }
                 Owed::By(responder) => self.answer_by(io, token, responder),
