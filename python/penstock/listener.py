@@ -62,7 +62,7 @@ def open_listeners(config: ServerConfig) -> list[socket.socket]:
         return [_adopt(config.fd)]
     if config.uds is not None:
         return [_listen_unix(config.uds, config.backlog)]
-    return _listen_tcp(config.host, config.port, config.backlog)
+    return _listen_tcp(config.host, config.port, config.backlog, config.accept == "reuseport")
 
 
 def close_listeners(listeners: Iterable[socket.socket]) -> None:
@@ -79,13 +79,28 @@ def describe(listener: socket.socket) -> str:
     return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
-def _listen_tcp(host: str, port: int, backlog: int) -> list[socket.socket]:
+def is_reusable(listener: socket.socket) -> bool:
+    """Whether it can have twins."""
+    is_internet = listener.family in (socket.AF_INET, socket.AF_INET6)
+    return is_internet and listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+
+
+def open_twin(listener: socket.socket, backlog: int) -> socket.socket:
+    """Another listener of the same address, which gets its share of the connections. Raises `AddressError`."""
+    address = listener.getsockname()
+    try:
+        return _bind_tcp(listener.family, address, backlog, reuse_port=True)
+    except OSError as error:
+        raise _tcp_error(error, address[0], address[1]) from None
+
+
+def _listen_tcp(host: str, port: int, backlog: int, reuse_port: bool = False) -> list[socket.socket]:
     addresses = _look_up(host, port)
     attempts = _FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1
     while True:
         listeners: list[socket.socket] = []
         try:
-            _listen_on_each(addresses, backlog, listeners)
+            _listen_on_each(addresses, backlog, listeners, reuse_port)
             return listeners
         except AddressError as error:
             close_listeners(listeners)
@@ -104,14 +119,14 @@ def _look_up(host: str, port: int) -> list[Address]:
     return list(dict.fromkeys((family, (str(address[0]), port, *address[2:])) for family, _, _, _, address in found))
 
 
-def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[socket.socket]) -> None:
+def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[socket.socket], reuse_port: bool) -> None:
     """Append a listener for each address; one that this machine lacks is left out while another is had."""
     lacking: tuple[Address, OSError] | None = None
     for family, address in addresses:
         if listeners and address[1] == 0:
             address = (address[0], listeners[0].getsockname()[1], *address[2:])
         try:
-            listeners.append(_bind_tcp(family, address, backlog))
+            listeners.append(_bind_tcp(family, address, backlog, reuse_port=reuse_port))
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise _tcp_error(error, address[0], address[1]) from None
@@ -121,11 +136,15 @@ def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[sock
         raise _tcp_error(error, address[0], address[1]) from None
 
 
-def _bind_tcp(family: socket.AddressFamily, address: tuple[Any, ...], backlog: int) -> socket.socket:
+def _bind_tcp(
+    family: socket.AddressFamily, address: tuple[Any, ...], backlog: int, *, reuse_port: bool = False
+) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # Else :: takes the IPv4 port too, and a name with both addresses cannot be listened on.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -157,7 +176,7 @@ def _listen_unix(path: str, backlog: int) -> socket.socket:
         raise AddressUnavailable(
             f"--uds: expected a path of at most {MAX_UDS_PATH_BYTES} bytes, got one of {length}: {path}"
         )
-    _remove_stale(path)
+    remove_stale(path)
     listener = UnixListener()
     try:
         listener.bind_file(path)
@@ -169,16 +188,16 @@ def _listen_unix(path: str, backlog: int) -> socket.socket:
     return listener
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str, flag: str = "--uds") -> None:
     """Remove a socket file that nobody answers at; refuse one that is answered, and whatever is no socket."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return  # Nothing there, or nothing we may see: bind says which.
     if not stat.S_ISSOCK(mode):
-        raise AddressInUse(f"--uds: {path} exists and is not a socket: remove it, or choose another path")
+        raise AddressInUse(f"{flag}: {path} exists and is not a socket: remove it, or choose another path")
     if _is_answered(path):
-        raise AddressInUse(f"{path} is already in use: find by whom with ss -lxp, or choose another --uds")
+        raise AddressInUse(f"{path} is already in use: find by whom with ss -lxp, or choose another {flag}")
     try:
         os.unlink(path)
     except OSError as error:

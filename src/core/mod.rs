@@ -1,10 +1,13 @@
 //! The reactor's parts, without Python and without any protocol.
 
+pub mod bell;
 pub mod buffer;
 pub mod channel;
 pub mod event_loop;
+pub mod hang_up;
 pub mod mailbox;
 pub mod poller;
+pub mod shared;
 pub mod slab;
 pub mod timer;
 pub mod token;

@@ -6,6 +6,7 @@ mod load;
 mod main_reactor;
 mod owners;
 mod reactor;
+mod scoreboard;
 mod service;
 
 use pyo3::prelude::*;
@@ -21,6 +22,8 @@ mod _core {
     use super::main_reactor::MainReactor;
     #[pymodule_export]
     use super::reactor::{Reactor, ReactorHandle};
+    #[pymodule_export]
+    use super::scoreboard::{Scoreboard, exit_after_hang_up};
 
     use super::*;
 
