@@ -1,4 +1,4 @@
-"""Opens the listening sockets that a config asks for: a host and port, a Unix domain socket, or an inherited one.
+"""Opens the listening sockets that a config asks for: hosts and ports, Unix domain sockets, or inherited ones.
 
 The caller owns what it is given and closes it with `close_listeners`, which also removes the socket file of a Unix
 domain socket, if this process made it and it is still the same file. Nothing here waits for a connection.
@@ -14,8 +14,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from . import bind
 from .config import ServerConfig
-from .errors import AddressError, AddressForbidden, AddressInUse, AddressUnavailable
+from .errors import (
+    AddressError,
+    AddressForbidden,
+    AddressInUse,
+    AddressUnavailable,
+    ConfigError,
+    SocketOptionRefused,
+)
+from .socket_options import SocketKind, SocketOptions
 
 # sun_path holds 108 bytes on Linux and 104 elsewhere, with the closing NUL (unix(7)).
 MAX_UDS_PATH_BYTES = 107 if os.uname().sysname == "Linux" else 103
@@ -58,11 +67,71 @@ def open_listeners(config: ServerConfig) -> list[socket.socket]:
 
     Raises `AddressError` or one of its kinds, and then leaves nothing open.
     """
+    options = _options(config.socket_option)
+    listeners: list[socket.socket] = []
+    try:
+        for place in places(config):
+            listeners += _listen_at(place, config.backlog, options, reuse_port=config.accept == "reuseport")
+    except BaseException:
+        close_listeners(listeners)
+        raise
+    return listeners
+
+
+def places(config: ServerConfig) -> list[bind.Place]:
+    """Where this config says to listen."""
+    if config.bind:
+        return [bind.parse(each) for each in config.bind]
     if config.fd is not None:
-        return [_adopt(config.fd)]
+        return [bind.InheritedPlace(config.fd)]
     if config.uds is not None:
-        return [_listen_unix(config.uds, config.backlog)]
-    return _listen_tcp(config.host, config.port, config.backlog, config.accept == "reuseport")
+        return [bind.UnixPlace(config.uds)]
+    return [bind.TcpPlace(config.host, config.port)]
+
+
+def _listen_at(place: bind.Place, backlog: int, options: SocketOptions, *, reuse_port: bool) -> list[socket.socket]:
+    match place:
+        case bind.InheritedPlace(fd):
+            return [_adopt(fd, options)]
+        case bind.UnixPlace(path):
+            return [_listen_unix(path, backlog, options)]
+        case bind.TcpPlace(host, port):
+            return _listen_tcp(host, port, backlog, options, reuse_port=reuse_port)
+
+
+def try_addresses(config: ServerConfig) -> None:
+    """Whether all could be listened on, if nobody did; nothing is listened on, or left behind.
+
+    Raises `AddressError`; not for an address in use, which the server about to be replaced may have.
+    """
+    options = _options(config.socket_option)
+    for place in places(config):
+        with suppress(AddressInUse):
+            _try(place, options)
+
+
+def _try(place: bind.Place, options: SocketOptions) -> None:
+    match place:
+        case bind.InheritedPlace(fd):
+            _adopt(fd, options).detach()
+        case bind.UnixPlace(path):
+            _refuse_long_path(path)
+            directory = os.path.dirname(os.path.abspath(path))
+            if not os.path.isdir(directory):
+                raise _unix_error(OSError(errno.ENOENT, ""), path)
+            if not os.access(directory, os.W_OK | os.X_OK):
+                raise _unix_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
+        case bind.TcpPlace(host, port):
+            # A backlog of None: bound, and not listening.
+            close_listeners(_listen_tcp(host, port, None, options))
+
+
+def _options(written: tuple[str, ...]) -> SocketOptions:
+    options = SocketOptions.parse(written)
+    if options.no_delay is False:
+        # A response leaves whole, with one call: Nagle's algorithm could only delay its last segment.
+        raise ConfigError("--socket-option no-delay=off: an HTTP server has it on, always; leave the option out")
+    return options
 
 
 def close_listeners(listeners: Iterable[socket.socket]) -> None:
@@ -85,22 +154,24 @@ def is_reusable(listener: socket.socket) -> bool:
     return is_internet and listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
 
 
-def open_twin(listener: socket.socket, backlog: int) -> socket.socket:
+def open_twin(listener: socket.socket, config: ServerConfig) -> socket.socket:
     """Another listener of the same address, which gets its share of the connections. Raises `AddressError`."""
-    address = listener.getsockname()
+    address, options = listener.getsockname(), _options(config.socket_option)
     try:
-        return _bind_tcp(listener.family, address, backlog, reuse_port=True)
+        return _bind_tcp(listener.family, address, config.backlog, options, reuse_port=True)
     except OSError as error:
         raise _tcp_error(error, address[0], address[1]) from None
 
 
-def _listen_tcp(host: str, port: int, backlog: int, reuse_port: bool = False) -> list[socket.socket]:
+def _listen_tcp(
+    host: str, port: int, backlog: int | None, options: SocketOptions, *, reuse_port: bool = False
+) -> list[socket.socket]:
     addresses = _look_up(host, port)
     attempts = _FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1
     while True:
         listeners: list[socket.socket] = []
         try:
-            _listen_on_each(addresses, backlog, listeners, reuse_port)
+            _listen_on_each(addresses, backlog, options, listeners, reuse_port)
             return listeners
         except AddressError as error:
             close_listeners(listeners)
@@ -119,14 +190,20 @@ def _look_up(host: str, port: int) -> list[Address]:
     return list(dict.fromkeys((family, (str(address[0]), port, *address[2:])) for family, _, _, _, address in found))
 
 
-def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[socket.socket], reuse_port: bool) -> None:
+def _listen_on_each(
+    addresses: list[Address],
+    backlog: int | None,
+    options: SocketOptions,
+    listeners: list[socket.socket],
+    reuse_port: bool,
+) -> None:
     """Append a listener for each address; one that this machine lacks is left out while another is had."""
     lacking: tuple[Address, OSError] | None = None
     for family, address in addresses:
         if listeners and address[1] == 0:
             address = (address[0], listeners[0].getsockname()[1], *address[2:])
         try:
-            listeners.append(_bind_tcp(family, address, backlog, reuse_port=reuse_port))
+            listeners.append(_bind_tcp(family, address, backlog, options, reuse_port=reuse_port))
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise _tcp_error(error, address[0], address[1]) from None
@@ -137,7 +214,12 @@ def _listen_on_each(addresses: list[Address], backlog: int, listeners: list[sock
 
 
 def _bind_tcp(
-    family: socket.AddressFamily, address: tuple[Any, ...], backlog: int, *, reuse_port: bool = False
+    family: socket.AddressFamily,
+    address: tuple[Any, ...],
+    backlog: int | None,
+    options: SocketOptions,
+    *,
+    reuse_port: bool = False,
 ) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -148,8 +230,10 @@ def _bind_tcp(
         if family == socket.AF_INET6:
             # Else :: takes the IPv4 port too, and a name with both addresses cannot be listened on.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        options.set_on(listener, SocketKind.TCP_LISTENER)
         listener.bind(address)
-        listener.listen(backlog)
+        if backlog is not None:
+            listener.listen(backlog)
         listener.setblocking(False)
     except BaseException:
         listener.close()
@@ -170,22 +254,30 @@ def _tcp_error(error: OSError, host: str, port: int) -> AddressError:
     return AddressError(f"cannot listen on {where}: {_reason(error)}")
 
 
-def _listen_unix(path: str, backlog: int) -> socket.socket:
-    length = len(os.fsencode(path))
-    if length > MAX_UDS_PATH_BYTES:
-        raise AddressUnavailable(
-            f"--uds: expected a path of at most {MAX_UDS_PATH_BYTES} bytes, got one of {length}: {path}"
-        )
+def _listen_unix(path: str, backlog: int, options: SocketOptions) -> socket.socket:
+    _refuse_long_path(path)
     remove_stale(path)
     listener = UnixListener()
     try:
+        options.set_on(listener, SocketKind.UNIX_LISTENER)
         listener.bind_file(path)
         listener.listen(backlog)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
         raise _unix_error(error, path) from None
+    except SocketOptionRefused:
+        listener.close()
+        raise
     return listener
+
+
+def _refuse_long_path(path: str) -> None:
+    length = len(os.fsencode(path))
+    if length > MAX_UDS_PATH_BYTES:
+        raise AddressUnavailable(
+            f"--uds: expected a path of at most {MAX_UDS_PATH_BYTES} bytes, got one of {length}: {path}"
+        )
 
 
 def remove_stale(path: str, flag: str = "--uds") -> None:
@@ -226,7 +318,7 @@ def _unix_error(error: OSError, path: str) -> AddressError:
     return AddressError(f"cannot listen on {path}: {_reason(error)}")
 
 
-def _adopt(fd: int) -> socket.socket:
+def _adopt(fd: int, options: SocketOptions) -> socket.socket:
     try:
         listener = socket.socket(fileno=fd)
     except OSError as error:
@@ -236,6 +328,11 @@ def _adopt(fd: int) -> socket.socket:
     if kind is not None:
         listener.detach()  # Whoever gave it to us may still want it.
         raise AddressUnavailable(f"--fd: expected a listening stream socket, but descriptor {fd} is {kind}")
+    try:
+        options.set_on(listener, SocketKind.of(listener, listens=True))
+    except SocketOptionRefused:
+        listener.detach()
+        raise
     listener.setblocking(False)
     listener.set_inheritable(False)
     return listener

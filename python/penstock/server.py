@@ -12,7 +12,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
@@ -52,6 +51,7 @@ def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
             runner.run(_serve(application, listeners, config))
     finally:
         listener.close_listeners(listeners)
+        logs.await_last_records()
 
 
 async def _serve(app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
@@ -122,19 +122,19 @@ class Worker:
         self._stop.set()
 
     def _attach(self, loop: EventLoop, state: dict[str, Any]) -> _core.AsgiServer:
-        config = self.config
-        server = _core.AsgiServer(
-            loop.reactor,
-            self.app,
-            loop,
-            config,
-            listeners=[("http", _scope_address(each)) for each in self.listeners],
-            report=_report,
-            on_quiet=self._quiet.set,
-            state=state,
-            access_log=_access_log(config),
-        )
-        loop.reactor.attach_asgi(server)
+        with logs.access_log_plan(self.config) as access_log:
+            server = _core.AsgiServer(
+                loop.reactor,
+                self.app,
+                loop,
+                self.config,
+                listeners=[("http", _scope_address(each)) for each in self.listeners],
+                report=_report,
+                on_quiet=self._quiet.set,
+                state=state,
+                access_log=access_log,
+            )
+            loop.reactor.attach_asgi(server)
         return server
 
     def let_in(self, loop: EventLoop) -> None:
@@ -185,12 +185,13 @@ def stopping_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    for each in _STOP_SIGNALS:
-        loop.add_signal_handler(each, stop)
+    handlers = {**dict.fromkeys(_STOP_SIGNALS, stop), signal.SIGUSR1: _core.reopen_access_logs}
+    for each, handler in handlers.items():
+        loop.add_signal_handler(each, handler)
     try:
         yield
     finally:
-        for each in _STOP_SIGNALS:
+        for each in handlers:
             loop.remove_signal_handler(each)
 
 
@@ -239,14 +240,3 @@ def _scope_address(each: socket.socket) -> tuple[str, int | None] | None:
     if each.family in (socket.AF_INET, socket.AF_INET6):
         return (str(name[0]), int(name[1]))
     return (os.fsdecode(name), None)
-
-
-def _access_log(config: ServerConfig) -> tuple[int, bool] | None:
-    """Where the access log goes, and whether that is a terminal."""
-    if not config.access_log or not logs.access_logger.isEnabledFor(logs.LEVELS["info"]):
-        return None
-    try:
-        fd = sys.stdout.fileno()
-    except (AttributeError, OSError, ValueError):
-        return None
-    return fd, logs.is_colourful(sys.stdout)

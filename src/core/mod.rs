@@ -11,6 +11,7 @@ pub mod shared;
 pub mod slab;
 pub mod timer;
 pub mod token;
+pub mod wall_clock;
 
 pub use event_loop::{CloseReason, EventLoop, Io, Service};
 pub use token::Token;

@@ -1,5 +1,6 @@
 //! The only room that knows both worlds. Crossings carry whole things: a turn, a request, a batch.
 
+mod access_log;
 mod asgi;
 mod guarded;
 mod load;
@@ -8,12 +9,15 @@ mod owners;
 mod reactor;
 mod scoreboard;
 mod service;
+mod socket_options;
 
 use pyo3::prelude::*;
 
 /// Penstock's data plane.
 #[pymodule(gil_used = true)]
 mod _core {
+    #[pymodule_export]
+    use super::access_log::{check_access_log_format, reopen_access_logs};
     #[pymodule_export]
     use super::asgi::{AsgiServer, HttpCycle};
     #[pymodule_export]
@@ -24,6 +28,8 @@ mod _core {
     use super::reactor::{Reactor, ReactorHandle};
     #[pymodule_export]
     use super::scoreboard::{Scoreboard, exit_after_hang_up};
+    #[pymodule_export]
+    use super::socket_options::{get_socket_option, set_socket_option, socket_option_table};
 
     use super::*;
 

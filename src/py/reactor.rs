@@ -81,7 +81,10 @@ pub(super) fn listener_of(fd: RawFd) -> PyResult<OwnedFd> {
     if !own.address().is_unix() {
         // Accepted sockets inherit these, which saves system calls for each.
         NO_DELAY.set(&own, true)?;
-        NOT_SENT_LOW_WATER.set(&own, Bytes(MAX_UNSENT_BYTES))?;
+        // Unless its maker has chosen.
+        if NOT_SENT_LOW_WATER.get(&own)? == Bytes(0) {
+            NOT_SENT_LOW_WATER.set(&own, Bytes(MAX_UNSENT_BYTES))?;
+        }
     }
     Ok(own.into_fd())
 }

@@ -16,7 +16,7 @@ class Seats:
     def __init__(self, config: ServerConfig) -> None:
         self._first = listener.open_listeners(config)
         self.addresses = [listener.describe(each) for each in self._first]
-        self._backlog = config.backlog
+        self._config = config
         # Unix sockets and inherited ones cannot be had twice.
         self.are_own = config.accept == "reuseport" and all(map(listener.is_reusable, self._first))
         self._others: dict[int, list[socket.socket]] = {}
@@ -25,7 +25,7 @@ class Seats:
         if seat == 0 or not self.are_own:
             return list(self._first)
         if seat not in self._others:
-            self._others[seat] = [listener.open_twin(each, self._backlog) for each in self._first]
+            self._others[seat] = [listener.open_twin(each, self._config) for each in self._first]
         return list(self._others[seat])
 
     def give_up(self, seat: int) -> None:

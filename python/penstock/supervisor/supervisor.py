@@ -44,6 +44,7 @@ _SIGNALS = (
     signal.SIGINT,
     signal.SIGQUIT,
     signal.SIGHUP,
+    signal.SIGUSR1,
     signal.SIGTTIN,
     signal.SIGTTOU,
     signal.SIGCHLD,
@@ -148,6 +149,9 @@ class Supervisor:
                     self.stop()
                 case signal.SIGHUP:
                     self.reload()
+                case signal.SIGUSR1:
+                    for process in self.processes:
+                        process.signal(signal.SIGUSR1)  # They have the access log.
                 case signal.SIGTTIN:
                     self.scale(self.wanted + 1)
                 case signal.SIGTTOU:
