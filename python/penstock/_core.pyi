@@ -72,16 +72,21 @@ class Reactor:
         descriptor that does not listen.
         """
 
-    def remove_listeners(self) -> None:
-        """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken."""
+    def remove_listeners(self, last: bool = False) -> None:
+        """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken.
+
+        As the `last` who holds them it lets nobody new in from now on, and takes a tenth of a second or two for those
+        whose handshake is under way, so that nobody who could connect is reset. Never say so of a listener that another
+        process holds: it would get no more connections.
+        """
 
     def leave_listeners(self) -> None:
         """Stop accepting, where other processes hold the listeners, too: who waits there is theirs."""
 
-    def report_to(self, scoreboard: Scoreboard, slot: int, gated: bool) -> None:
+    def report_to(self, scoreboard: Scoreboard, slot: int, shares: bool) -> None:
         """Tell of this reactor in a slot of the scoreboard, from now on.
 
-        With `gated`, leave connections to the other workers that are ready while this one has more than its share.
+        With `shares`, leave connections to the other workers that are ready while this one has more than its share.
         """
 
     def drain(self, patience: bool = False) -> None:
@@ -119,14 +124,19 @@ class MainReactor:
         ValueError if another listener has the number, RuntimeError once stopped.
         """
 
-    def remove_listener(self, number: int) -> None:
-        """Accept no more from this listener. On return all that its clients believe accepted has been handed over.
+    def remove_listener(self, number: int, last: bool = False) -> None:
+        """Accept no more from this listener; `last` as for `Reactor.remove_listeners`.
+
+        On return all that its clients believe accepted has been handed over.
 
         Raises ValueError if there is none of this number, RuntimeError once stopped.
         """
 
-    def stop(self) -> None:
-        """Remove every listener and end the thread. Again: to no effect. Raises the OSError that ended it early."""
+    def stop(self, last: bool = False) -> None:
+        """Remove every listener, as `Reactor.remove_listeners` does, and end the thread. Again: to no effect.
+
+        Raises the OSError that ended it early.
+        """
 
     @property
     def deserted(self) -> bool:

@@ -4,6 +4,7 @@ pub mod bell;
 pub mod buffer;
 pub mod channel;
 pub mod event_loop;
+mod gate;
 pub mod hang_up;
 pub mod mailbox;
 pub mod poller;
@@ -13,5 +14,5 @@ pub mod timer;
 pub mod token;
 pub mod wall_clock;
 
-pub use event_loop::{CloseReason, EventLoop, Io, Service};
+pub use event_loop::{CloseReason, EventLoop, Hold, Io, Service};
 pub use token::Token;

@@ -21,11 +21,11 @@ use super::scoreboard::Scoreboard;
 use super::service::PyService;
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
-use crate::core::{EventLoop, Token};
+use crate::core::{EventLoop, Hold, Token};
 use crate::metrics::ReactorCounters;
 use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
-use crate::reactor::gate::{ACCEPTS_PER_TURN, Gate};
+use crate::reactor::fair_share::{ACCEPTS_PER_TURN, FairShare};
 use crate::reactor::scoreboard::Reporter;
 use crate::reactor::{Mail, SubReactorHandle};
 use crate::server::http::HttpServer;
@@ -87,6 +87,11 @@ pub(super) fn listener_of(fd: RawFd) -> PyResult<OwnedFd> {
         }
     }
     Ok(own.into_fd())
+}
+
+/// What Python's `last` means.
+pub(super) fn hold(last: bool) -> Hold {
+    if last { Hold::Last } else { Hold::Shared }
 }
 
 /// A reactor's counters, by name.
@@ -215,7 +220,8 @@ impl Reactor {
     #[pyo3(signature = (poller = "auto"))]
     fn new(poller: &str) -> PyResult<Self> {
         let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
-        let service = PyService { http: None, listeners: Vec::new(), ready: Vec::new(), reporter: None, gate: None };
+        let service =
+            PyService { http: None, listeners: Vec::new(), ready: Vec::new(), reporter: None, fair_share: None };
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
         let handle = SubReactorHandle::of(&event_loop);
@@ -328,14 +334,16 @@ impl Reactor {
     /// the next turn.
     ///
     /// The kernel has let those clients in already; closing alone would reset them. For a listener that others hold
-    /// too, they are as well served here.
-    fn remove_listeners(&self) -> PyResult<()> {
+    /// too, they are as well served here. As the `last` one who holds them the reactor lets nobody new in from now on,
+    /// and takes its time (a tenth of a second or two) for those whose handshake is under way.
+    #[pyo3(signature = (last = false))]
+    fn remove_listeners(&self, last: bool) -> PyResult<()> {
         self.with(|inner| {
             let EventLoop { io, service, .. } = &mut inner.event_loop;
-            if let Some(gate) = service.gate.take() {
-                gate.leave(io);
+            if let Some(share) = service.fair_share.take() {
+                share.leave(io);
             }
-            service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token));
+            service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token, hold(last)));
         })
     }
 
@@ -344,22 +352,22 @@ impl Reactor {
     fn leave_listeners(&self) -> PyResult<()> {
         self.with(|inner| {
             let EventLoop { io, service, .. } = &mut inner.event_loop;
-            if let Some(gate) = service.gate.take() {
-                gate.leave(io);
+            if let Some(share) = service.fair_share.take() {
+                share.leave(io);
             }
             service.listeners.iter().for_each(|&(token, _)| io.leave_listener(token));
         })
     }
 
-    /// Tell of this reactor in a slot of the scoreboard, from now on. With `gated`, leave connections to the other workers
+    /// Tell of this reactor in a slot of the scoreboard, from now on. With `shares`, leave connections to the other workers
     /// that are ready while this one has more than its share.
-    fn report_to(&self, scoreboard: &Scoreboard, slot: usize, gated: bool) -> PyResult<()> {
+    fn report_to(&self, scoreboard: &Scoreboard, slot: usize, shares: bool) -> PyResult<()> {
         let reporter = Reporter { board: scoreboard.0.clone(), slot: scoreboard.check(slot)? };
         self.with(|inner| {
             let EventLoop { io, service, .. } = &mut inner.event_loop;
-            if gated {
+            if shares {
                 io.limit_accepts(ACCEPTS_PER_TURN);
-                service.gate = Some(Gate::new(io, reporter.clone())?);
+                service.fair_share = Some(FairShare::new(io, reporter.clone())?);
             }
             service.reporter = Some(reporter);
             Ok(())

@@ -6,7 +6,7 @@ use crate::core::buffer::Lease;
 use crate::core::poller::Readiness;
 use crate::core::{CloseReason, Io, Service, Token};
 use crate::reactor::Mail;
-use crate::reactor::gate::Gate;
+use crate::reactor::fair_share::FairShare;
 use crate::reactor::scoreboard::Reporter;
 use crate::server::http::{HttpConnection, HttpServer};
 
@@ -17,9 +17,9 @@ pub struct PyService {
     pub listeners: Vec<(Token, u16)>,
     /// Watched descriptors found ready and not yet told: the watch, its descriptor, its readiness.
     pub ready: Vec<(Token, Readiness)>,
-    /// In a worker process: its slot in the scoreboard, and its gate if it shares its listeners.
+    /// In a worker process: its slot in the scoreboard, and its fair share if it has its listeners with others.
     pub reporter: Option<Reporter>,
-    pub gate: Option<Gate>,
+    pub fair_share: Option<FairShare>,
 }
 
 type PyIo = Io<HttpConnection>;
@@ -73,8 +73,8 @@ impl Service for PyService {
     }
 
     fn expired(&mut self, io: &mut PyIo, token: Token) {
-        if let Some(gate) = self.gate.as_mut().filter(|gate| gate.is(token)) {
-            return gate.look_again(io);
+        if let Some(share) = self.fair_share.as_mut().filter(|share| share.is(token)) {
+            return share.look_again(io);
         }
         if let Some(http) = &mut self.http {
             http.expired(io, token);
@@ -88,8 +88,8 @@ impl Service for PyService {
     }
 
     fn ready(&mut self, io: &mut PyIo, token: Token, readiness: Readiness) {
-        if let Some(gate) = self.gate.as_ref().filter(|gate| gate.is(token)) {
-            return gate.heard();
+        if let Some(share) = self.fair_share.as_ref().filter(|share| share.is(token)) {
+            return share.heard();
         }
         let is_http = self.http.as_mut().is_some_and(|http| http.ready(io, token));
         if !is_http {
@@ -114,8 +114,8 @@ impl Service for PyService {
             let in_progress = self.http.as_ref().map_or(0, HttpServer::requests_in_progress);
             reporter.rest(io.connections(), in_progress, io.counters.responses.get());
         }
-        if let Some(gate) = &mut self.gate {
-            gate.settle(io, &self.listeners);
+        if let Some(share) = &mut self.fair_share {
+            share.settle(io, &self.listeners);
         }
         match &mut self.http {
             Some(http) => {

@@ -5,9 +5,9 @@
 //! [`SubReactor`] is one on a thread of its own; Python's reactors run on threads that Python made.
 //!
 //! With one sub reactor the two are one loop: it accepts by itself. Over processes the reactors that accept from one
-//! listener see each other in a [`scoreboard`], and a [`gate`] keeps their shares even.
+//! listener see each other in a [`scoreboard`], and a [`fair_share`] keeps them even.
 
-pub mod gate;
+pub mod fair_share;
 mod main_reactor;
 pub mod scoreboard;
 mod sub_reactor;

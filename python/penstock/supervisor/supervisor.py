@@ -183,9 +183,12 @@ class Supervisor:
             self._stop_one(process)
 
     def _stop_one(self, process: Process) -> None:
-        process.stage = Stage.LEAVING
+        was_ready, process.stage = process.stage is Stage.READY, Stage.LEAVING
         process.kill_at_s = process.kill_at_s or self._end_of_grace()
-        process.signal(signal.SIGTERM)
+        if was_ready:
+            process.channel.send(stop=True)
+        else:
+            process.signal(signal.SIGTERM)
 
     def reload(self) -> None:
         """Replace all workers by new ones."""

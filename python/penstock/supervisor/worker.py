@@ -112,7 +112,7 @@ class SupervisedWorker(Worker):
         super().__init__(app, place.listeners, place.config)
         self._place = place
         self._loop = asyncio.get_running_loop()
-        self._sees_off = False
+        self._sees_off = self._is_last = False
         timeout_s = place.config.timeout_worker_s or 3600.0
         self._beat_s = min(max(timeout_s / 4, 0.05), 5.0)
 
@@ -120,6 +120,10 @@ class SupervisedWorker(Worker):
         for message in self._place.channel.receive():
             if message is None:
                 self._stop_as_orphan()
+            elif "stop" in message:
+                # Everybody's listeners go.
+                self._is_last = True
+                self.stop()
             elif "retire" in message:
                 self.retire(sees_off=message["retire"]["sees_off"])
 
@@ -128,7 +132,7 @@ class SupervisedWorker(Worker):
 
         `sees_off`: its listeners go with it, so that who waits there is to be taken along.
         """
-        self._sees_off = sees_off
+        self._sees_off = self._is_last = sees_off
         if not self._stop.is_set():
             self._has_patience = True
             self._stop.set()
@@ -165,7 +169,7 @@ class SupervisedWorker(Worker):
         if self._has_patience and not self._sees_off:
             loop.reactor.leave_listeners()
         else:
-            loop.reactor.remove_listeners()
+            loop.reactor.remove_listeners(last=self._is_last)
 
     def _beat(self) -> None:
         """Nothing but a turn of the loop, which the scoreboard counts."""

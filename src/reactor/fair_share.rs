@@ -1,4 +1,4 @@
-//! The Gate of a worker that shares its listeners with others: shut while it holds more than its share.
+//! The FairShare of a worker that has its listeners with others: it is shut while it holds more than that.
 //!
 //! Its share is what the one with the fewest has, and a little. So the one with the fewest is never shut, and a
 //! connection always finds somebody. A worker that reaches its share rings, and those who left connections to it look
@@ -23,7 +23,7 @@ pub const ACCEPTS_PER_TURN: usize = 8;
 /// How often a shut worker looks whether the open ones still come round.
 pub const PATIENCE: Duration = Duration::from_millis(100);
 
-pub struct Gate {
+pub struct FairShare {
     reporter: Reporter,
     ear: Ear,
     /// The ear's channel.
@@ -35,12 +35,12 @@ pub struct Gate {
     stuck: Vec<usize>,
 }
 
-impl Gate {
-    /// `io` tells through `ready` and `expired`, with the token of [`Gate::is`], when [`Gate::look_again`] is due.
+impl FairShare {
+    /// `io` tells through `ready` and `expired`, with the token of [`FairShare::is`], when [`FairShare::look_again`] is due.
     pub fn new<C: Default>(io: &mut Io<C>, reporter: Reporter) -> io::Result<Self> {
         let ear = reporter.board.bell().listen()?;
         let token = io.watch(ear.fd(), Readiness { readable: true, writable: false })?;
-        Ok(Gate { reporter, ear, token, is_shut: false, seen: Vec::new(), stuck: Vec::new() })
+        Ok(FairShare { reporter, ear, token, is_shut: false, seen: Vec::new(), stuck: Vec::new() })
     }
 
     /// Take no more part in it. Its listeners stay as they are.
