@@ -145,12 +145,13 @@ class Worker:
 
     def let_nobody_in(self, loop: EventLoop) -> None:
         """It is time to stop: connections come no more."""
-        logs.error_logger.info("Shutting down")
         # The reactor's own descriptors are the last of a listener, if no other process has it: it lets nobody in from
         # here on, and takes those who wait.
         is_last = listener.is_last_holder(self.listeners)
         listener.close_listeners(self.listeners)
         loop.reactor.remove_listeners(last=is_last)
+        # Only now: whoever reads it may rely on it.
+        logs.error_logger.info("Shutting down")
 
     async def _drain(self, loop: EventLoop, server: _core.AsgiServer) -> None:
         """Let the requests under way finish, and end those that take too long."""
