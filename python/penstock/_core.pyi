@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypedDict, final
+from typing import Any, Final, Literal, TypedDict, final
 
 from .config import ServerConfig
 from .logs import AccessLogPlan
@@ -80,10 +80,20 @@ class Reactor:
         process holds: it would get no more connections.
         """
 
-    def drain(self) -> None:
+    def leave_listeners(self) -> None:
+        """Stop accepting, where other processes hold the listeners, too: who waits there is theirs."""
+
+    def report_to(self, scoreboard: Scoreboard, slot: int, shares: bool) -> None:
+        """Tell of this reactor in a slot of the scoreboard, from now on.
+
+        With `shares`, leave connections to the other workers that are ready while this one has more than its share.
+        """
+
+    def drain(self, patience: bool = False) -> None:
         """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called.
 
-        What was handed over by now is among them.
+        What was handed over by now is among them. With `patience`, idle ones stay as long as they might have been kept
+        alive, and have one more answer. Subscriptions to events (`text/event-stream`, asked for by GET) end at once.
         """
 
     def counters(self) -> dict[str, int]:
@@ -134,6 +144,45 @@ class MainReactor:
 
     def counters(self) -> dict[str, int]:
         """What it has counted since it was made, by name."""
+
+class WorkerFigures(TypedDict):
+    """What a worker tells of itself, as of its reactor's last turn; all zero and "free" if the slot is nobody's."""
+
+    state: Literal["free", "starting", "ready", "draining"]
+    pid: int
+    generation: int
+    ticks: int
+    """Goes on with each turn. Even: the reactor waits for the kernel; odd: it is at work."""
+    connections: int
+    in_progress: int
+    served: int
+    shut: int
+    """1 while it leaves new connections to the others."""
+
+@final
+class Scoreboard:
+    """A slot for each worker process, in memory that forked processes share. From any thread."""
+
+    def __new__(cls, slots: int) -> Scoreboard:
+        """Raises ValueError for less than 1 or more than 65536 slots. The methods raise IndexError for one beyond."""
+
+    def claim(self, slot: int, pid: int, generation: int) -> None:
+        """The slot is this worker's, which starts."""
+
+    def release(self, slot: int) -> None:
+        """The worker of this slot is gone."""
+
+    def set_state(self, slot: int, state: Literal["starting", "ready", "draining"]) -> None:
+        """How far a worker is. Only those that are ready count in the others' shares."""
+
+    def read(self, slot: int) -> WorkerFigures:
+        """What the slot tells."""
+
+def exit_after_hang_up(fd: int, grace_s: float, status: int) -> None:
+    """End this process, at the latest `grace_s` after the other end of a stream socket has been closed.
+
+    Whatever it is doing then: a thread of its own waits, which needs no interpreter. The descriptor is duplicated.
+    """
 
 @final
 class AsgiServer:

@@ -7,6 +7,7 @@ mod load;
 mod main_reactor;
 mod owners;
 mod reactor;
+mod scoreboard;
 mod service;
 mod socket_options;
 
@@ -25,6 +26,8 @@ mod _core {
     use super::main_reactor::MainReactor;
     #[pymodule_export]
     use super::reactor::{Reactor, ReactorHandle};
+    #[pymodule_export]
+    use super::scoreboard::{Scoreboard, exit_after_hang_up};
     #[pymodule_export]
     use super::socket_options::{get_socket_option, set_socket_option, socket_option_table};
 

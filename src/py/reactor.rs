@@ -17,6 +17,7 @@ use pyo3::types::{PyDict, PyList};
 use super::asgi::AsgiServer;
 use super::guarded::Guarded;
 use super::owners;
+use super::scoreboard::Scoreboard;
 use super::service::PyService;
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
@@ -24,6 +25,8 @@ use crate::core::{EventLoop, Hold, Token};
 use crate::metrics::ReactorCounters;
 use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
+use crate::reactor::fair_share::{ACCEPTS_PER_TURN, FairShare};
+use crate::reactor::scoreboard::Reporter;
 use crate::reactor::{Mail, SubReactorHandle};
 use crate::server::http::HttpServer;
 
@@ -126,6 +129,9 @@ impl Reactor {
             let whole = carried;
             turn_while_native(whole.0, timeout, woken)
         })?;
+        if let Some(reporter) = &inner.event_loop.service.reporter {
+            reporter.work();
+        }
         let mut released = std::mem::take(inner.event_loop.io.take_released());
         drop(entered);
         if !released.is_empty() {
@@ -214,7 +220,8 @@ impl Reactor {
     #[pyo3(signature = (poller = "auto"))]
     fn new(poller: &str) -> PyResult<Self> {
         let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
-        let service = PyService { http: None, listeners: Vec::new(), ready: Vec::new() };
+        let service =
+            PyService { http: None, listeners: Vec::new(), ready: Vec::new(), reporter: None, fair_share: None };
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
         let handle = SubReactorHandle::of(&event_loop);
@@ -333,18 +340,49 @@ impl Reactor {
     fn remove_listeners(&self, last: bool) -> PyResult<()> {
         self.with(|inner| {
             let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if let Some(share) = service.fair_share.take() {
+                share.leave(io);
+            }
             service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token, hold(last)));
         })
     }
 
+    /// Stop accepting: close this reactor's descriptors of its listeners, which other processes hold, too. Who waits there
+    /// is theirs.
+    fn leave_listeners(&self) -> PyResult<()> {
+        self.with(|inner| {
+            let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if let Some(share) = service.fair_share.take() {
+                share.leave(io);
+            }
+            service.listeners.iter().for_each(|&(token, _)| io.leave_listener(token));
+        })
+    }
+
+    /// Tell of this reactor in a slot of the scoreboard, from now on. With `shares`, leave connections to the other workers
+    /// that are ready while this one has more than its share.
+    fn report_to(&self, scoreboard: &Scoreboard, slot: usize, shares: bool) -> PyResult<()> {
+        let reporter = Reporter { board: scoreboard.0.clone(), slot: scoreboard.check(slot)? };
+        self.with(|inner| {
+            let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if shares {
+                io.limit_accepts(ACCEPTS_PER_TURN);
+                service.fair_share = Some(FairShare::new(io, reporter.clone())?);
+            }
+            service.reporter = Some(reporter);
+            Ok(())
+        })?
+    }
+
     /// Close idle connections now, and the others after the response they wait for. What was handed over by now is among
-    /// them.
-    fn drain(&self) -> PyResult<()> {
+    /// them. With `patience`, idle ones stay as long as they might have been kept alive, and have one more answer.
+    #[pyo3(signature = (patience = false))]
+    fn drain(&self, patience: bool) -> PyResult<()> {
         self.with(|inner| {
             inner.event_loop.take_mail();
             let EventLoop { io, service, .. } = &mut inner.event_loop;
             if let Some(http) = &mut service.http {
-                http.drain(io);
+                http.drain(io, patience);
             }
         })
     }

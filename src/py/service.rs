@@ -6,6 +6,8 @@ use crate::core::buffer::Lease;
 use crate::core::poller::Readiness;
 use crate::core::{CloseReason, Io, Service, Token};
 use crate::reactor::Mail;
+use crate::reactor::fair_share::FairShare;
+use crate::reactor::scoreboard::Reporter;
 use crate::server::http::{HttpConnection, HttpServer};
 
 pub struct PyService {
@@ -15,6 +17,9 @@ pub struct PyService {
     pub listeners: Vec<(Token, u16)>,
     /// Watched descriptors found ready and not yet told: the watch, its descriptor, its readiness.
     pub ready: Vec<(Token, Readiness)>,
+    /// In a worker process: its slot in the scoreboard, and its fair share if it has its listeners with others.
+    pub reporter: Option<Reporter>,
+    pub fair_share: Option<FairShare>,
 }
 
 type PyIo = Io<HttpConnection>;
@@ -68,6 +73,9 @@ impl Service for PyService {
     }
 
     fn expired(&mut self, io: &mut PyIo, token: Token) {
+        if let Some(share) = self.fair_share.as_mut().filter(|share| share.is(token)) {
+            return share.look_again(io);
+        }
         if let Some(http) = &mut self.http {
             http.expired(io, token);
         }
@@ -80,6 +88,9 @@ impl Service for PyService {
     }
 
     fn ready(&mut self, io: &mut PyIo, token: Token, readiness: Readiness) {
+        if let Some(share) = self.fair_share.as_ref().filter(|share| share.is(token)) {
+            return share.heard();
+        }
         let is_http = self.http.as_mut().is_some_and(|http| http.ready(io, token));
         if !is_http {
             self.ready.push((token, readiness));
@@ -99,6 +110,13 @@ impl Service for PyService {
     }
 
     fn settle(&mut self, io: &mut PyIo) -> bool {
+        if let Some(reporter) = &self.reporter {
+            let in_progress = self.http.as_ref().map_or(0, HttpServer::requests_in_progress);
+            reporter.rest(io.connections(), in_progress, io.counters.responses.get());
+        }
+        if let Some(share) = &mut self.fair_share {
+            share.settle(io, &self.listeners);
+        }
         match &mut self.http {
             Some(http) => {
                 http.flush_log(io);

@@ -112,7 +112,8 @@ impl HttpServer {
 
     /// A head is whole: whose turn is it?
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
-        exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
+        let method = exchange.head_slice().map_or(&[][..], |bytes| exchange.head.method.of(bytes));
+        (exchange.is_head, exchange.is_get) = (method == b"HEAD", method == b"GET");
         exchange.keep_alive = exchange.head.keep_alive;
         if exchange.head.is_forwarded && self.settings.proxy_headers {
             self.read_forwarded(io, token, exchange);
