@@ -1,12 +1,17 @@
 //! The only room that knows both worlds. Crossings carry whole things: a turn, a request, a batch.
 
 mod asgi;
+mod config;
+mod file_position;
 mod guarded;
+mod http_server;
 mod load;
 mod main_reactor;
 mod owners;
 mod reactor;
+mod request_bytes;
 mod service;
+mod wsgi;
 
 use pyo3::prelude::*;
 
@@ -21,6 +26,8 @@ mod _core {
     use super::main_reactor::MainReactor;
     #[pymodule_export]
     use super::reactor::{Reactor, ReactorHandle};
+    #[pymodule_export]
+    use super::wsgi::{FileWrapper, StartResponse, WsgiInput, WsgiServer};
 
     use super::*;
 
