@@ -188,16 +188,16 @@ class WsgiServer:
         """The pool as it is now. From any thread."""
 
 class PoolFigures(TypedDict):
+    """`threads`, and those `busy` with the application; requests `queued` for one now, and the most that ever were;
+    since the pool began, requests `taken` by threads, those `rejected` (answered 503 because the queue was full), and
+    how long those taken had waited, in all."""
+
     threads: int
-    # Of them, those that run the application.
     busy: int
-    # Requests that wait for a thread, and the most that ever did.
     queued: int
     most_queued: int
-    # Requests that threads have taken, and those answered 503 because the queue was full.
     taken: int
     rejected: int
-    # How long those taken had waited, in all.
     waited_s: float
 
 @final
@@ -209,7 +209,6 @@ class StartResponse:
         status: str,
         headers: list[tuple[str, str]],
         exc_info: tuple[type[BaseException], BaseException, TracebackType] | None = None,
-        /,
     ) -> Callable[[bytes], None]:
         """Begin the response. Until its head has left it can be begun anew, if `exc_info` tells why.
 
@@ -227,29 +226,42 @@ class WsgiInput:
     Raises ClientDisconnected if the client goes before its request is whole.
     """
 
-    def read(self, size: int | None = None, /) -> bytes:
+    def read(self, size: int | None = None) -> bytes:
         """At most `size` bytes, fewer only at the body's end; all there are without a size."""
 
-    def readline(self, size: int | None = None, /) -> bytes:
+    def readline(self, size: int | None = None) -> bytes:
         """A line with its newline, or at most `size` bytes of it."""
 
-    def readlines(self, hint: int | None = None, /) -> list[bytes]:
+    def readlines(self, hint: int | None = None) -> list[bytes]:
         """The lines that are left; with a `hint`, until they are that many bytes."""
 
-    def __iter__(self) -> WsgiInput: ...
-    def __next__(self) -> bytes: ...
+    def __iter__(self) -> WsgiInput:
+        """Itself: iterating yields lines."""
+
+    def __next__(self) -> bytes:
+        """The next line."""
 
 @final
 class FileWrapper:
     """`wsgi.file_wrapper`: a file as a response's body. A regular one is sent by the kernel; any other is read."""
 
-    def __new__(cls, filelike: Any, blksize: int = 8192) -> FileWrapper: ...
+    def __new__(cls, filelike: Any, blksize: int = 8192) -> FileWrapper:
+        """`filelike`: what has `read(size)`. `blksize`: how much is read at once, where it has to be read."""
+
     @property
-    def filelike(self) -> Any: ...
+    def filelike(self) -> Any:
+        """The file, from where it stands."""
+
     @property
-    def blksize(self) -> int: ...
-    def __iter__(self) -> FileWrapper: ...
-    def __next__(self) -> bytes: ...
+    def blksize(self) -> int:
+        """How many bytes a block has."""
+
+    def __iter__(self) -> FileWrapper:
+        """Itself: iterating yields blocks."""
+
+    def __next__(self) -> bytes:
+        """The next block."""
+
     def close(self) -> None:
         """Close the file, if it can be closed."""
 

@@ -1,4 +1,4 @@
-"""Which interface an application speaks, ASGI or WSGI: told by `--interface`, or by how the application is to be called.
+"""Which interface an application speaks, ASGI or WSGI: told by `--interface`, or by how the application is called.
 
 An ASGI application is a coroutine function, or takes three arguments; a WSGI application takes two. What could be
 either is refused with the flag that decides: guessing wrong would show only with the first request.
@@ -26,9 +26,9 @@ def interface_of(app: Callable[..., Any], wanted: str = "auto") -> Interface:
     if _is_coroutine_function(app):
         return "asgi"
     needed, most = _arguments(app)
-    if needed == 3 or needed < 2 and most == 3:
+    if needed == 3 or (needed < 2 and most == 3):
         return "asgi"
-    if needed == 2 or needed < 2 and most == 2:
+    if needed == 2 or (needed < 2 and most == 2):
         return "wsgi"
     raise AppImportError(f"{_name(app)} {_why_undecided(needed, most)}: say which with --interface asgi or wsgi")
 

@@ -74,6 +74,8 @@ class Worker:
     def __init__(self, app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
         self.app, self.listeners, self.config = app, listeners, config
         self._interface = interface_of(app, config.interface)
+        # Of a WSGI application, once it is attached.
+        self.threads: WsgiThreads | None = None
         self._stop = asyncio.Event()
         self._quiet = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -135,7 +137,8 @@ class Worker:
             access_log=_access_log(config),
         )
         loop.reactor.attach_wsgi(server)
-        return WsgiThreads(server, config.threads)
+        self.threads = WsgiThreads(server, config.threads)
+        return self.threads
 
     def let_in(self, loop: EventLoop) -> None:
         """The application has started: connections may come."""
@@ -159,7 +162,8 @@ class Worker:
         if await self._have_ended_within(server, self.config.timeout_graceful_shutdown_s):
             return
         if isinstance(server, WsgiThreads):
-            return server.leave_behind()
+            server.leave_behind()
+            return
         tasks = server.suspended_tasks()
         if not tasks:
             logs.error_logger.warning("Closing connections that did not finish in time")
@@ -177,7 +181,8 @@ class Worker:
     async def _have_ended(self, server: _core.AsgiServer | WsgiThreads) -> None:
         await self._quiet.wait()
         if isinstance(server, WsgiThreads):
-            return await server.end()
+            await server.end()
+            return
         # All is answered; what applications still do after their responses is part of their requests.
         while tasks := server.suspended_tasks():
             await asyncio.wait(tasks)

@@ -43,7 +43,8 @@ class ThreadedServer:
     """A worker that serves `app` on a free port of 127.0.0.1 until `stop`."""
 
     def __init__(self, app: App, **settings: Any) -> None:
-        self.config = ServerConfig(**({"port": 0, "access_log": False, "lifespan": "off"} | settings))
+        where = {} if "uds" in settings else {"port": 0}
+        self.config = ServerConfig(**(where | {"access_log": False, "lifespan": "off"} | settings))
         self._app = app
         self._listeners = listener.open_listeners(self.config)
         self._attached = threading.Event()

@@ -1,4 +1,4 @@
-"""`penstock serve`: serve an ASGI application until Ctrl-C or SIGTERM."""
+"""`penstock serve`: serve an ASGI or WSGI application until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .options import SettingsCommand, config_from
 )
 @click.argument("app")
 def command(app: str, **options: object) -> None:
-    """Serve an ASGI application.
+    """Serve an ASGI or WSGI application.
 
     APP is module:attribute, as in main:app for the name app in main.py. With the module alone, its app or
     application is served.

@@ -11,10 +11,7 @@ use crate::server::http::FileBody;
 
 #[pyclass(frozen, module = "penstock._core")]
 pub struct FileWrapper {
-    /// As the reference implementation names them (wsgiref.util.FileWrapper).
-    #[pyo3(get)]
     filelike: Py<PyAny>,
-    #[pyo3(get)]
     blksize: isize,
 }
 
@@ -24,6 +21,17 @@ impl FileWrapper {
     #[pyo3(signature = (filelike, blksize = 8192))]
     fn new(filelike: Py<PyAny>, blksize: isize) -> Self {
         FileWrapper { filelike, blksize }
+    }
+
+    /// As the reference implementation names it (wsgiref.util.FileWrapper), and the next one.
+    #[getter]
+    fn filelike(&self, py: Python<'_>) -> Py<PyAny> {
+        self.filelike.clone_ref(py)
+    }
+
+    #[getter]
+    fn blksize(&self) -> isize {
+        self.blksize
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {

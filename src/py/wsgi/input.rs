@@ -120,19 +120,19 @@ fn limit_of(size: Option<isize>) -> Option<usize> {
 #[pymethods]
 impl WsgiInput {
     /// At most `size` bytes, fewer only at the body's end; all there are without a size.
-    #[pyo3(signature = (size = None, /))]
+    #[pyo3(signature = (size = None))]
     fn read<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         self.enter()?.read(py, limit_of(size))
     }
 
     /// A line with its newline, or at most `size` bytes of it.
-    #[pyo3(signature = (size = None, /))]
+    #[pyo3(signature = (size = None))]
     fn readline<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         self.enter()?.read_line(py, limit_of(size))
     }
 
     /// The lines that are left; with a `hint`, until they are that many bytes.
-    #[pyo3(signature = (hint = None, /))]
+    #[pyo3(signature = (hint = None))]
     fn readlines<'py>(&self, py: Python<'py>, hint: Option<isize>) -> PyResult<Bound<'py, PyList>> {
         let enough = limit_of(hint).filter(|&hint| hint > 0).unwrap_or(usize::MAX);
         let (lines, mut bytes) = (PyList::empty(py), 0);

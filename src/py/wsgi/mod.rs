@@ -52,6 +52,7 @@ pub struct WsgiServer {
     surroundings: Surroundings,
     /// What every request's context is a copy of.
     context: Py<PyAny>,
+    threads: usize,
     queue_limit: usize,
     /// Once it is attached.
     pool: OnceLock<Arc<Pool>>,
@@ -91,6 +92,7 @@ impl WsgiServer {
                 multiprocess,
             },
             context: current_context(py)?.unbind(),
+            threads: config.threads,
             queue_limit: config.limit_queue,
             pool: OnceLock::new(),
         })
@@ -143,7 +145,7 @@ impl WsgiServer {
     /// What the loop needs to serve it. `mail` wakes the loop.
     pub fn attach(&self, py: Python<'_>, mail: MailSender<Mail>) -> PyResult<(HttpServer, Desk)> {
         let http = self.http.make(py, &self.report)?;
-        let pool = Arc::new(Pool::new(mail, self.queue_limit));
+        let pool = Arc::new(Pool::new(mail, self.threads, self.queue_limit));
         self.pool.set(pool.clone()).map_err(|_| PyRuntimeError::new_err("the WSGI server is attached already"))?;
         Ok((http, Desk::new(pool)))
     }

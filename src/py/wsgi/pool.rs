@@ -77,6 +77,8 @@ pub struct Pool {
     /// Wakes the loop.
     mail: MailSender<Mail>,
     queue_limit: usize,
+    /// How many threads it is to have.
+    size: usize,
 }
 
 #[derive(Default)]
@@ -153,7 +155,7 @@ pub struct Worker {
 }
 
 impl Pool {
-    pub fn new(mail: MailSender<Mail>, queue_limit: usize) -> Self {
+    pub fn new(mail: MailSender<Mail>, size: usize, queue_limit: usize) -> Self {
         Pool {
             state: Mutex::default(),
             work: Condvar::new(),
@@ -162,6 +164,7 @@ impl Pool {
             has_released: AtomicBool::new(false),
             mail,
             queue_limit,
+            size,
         }
     }
 
@@ -288,7 +291,9 @@ impl Pool {
     /// The loop: leave requests. Those that find no room stay in `jobs`.
     pub fn offer(&self, jobs: &mut VecDeque<Box<Job>>) {
         let mut state = self.lock();
-        let room = (self.queue_limit + state.sleeping).saturating_sub(state.queue.len());
+        // What a free thread will take does not wait, even if it has not come for it yet.
+        let free = self.size.saturating_sub(state.running);
+        let room = (self.queue_limit + free).saturating_sub(state.queue.len());
         let taken = jobs.len().min(room);
         state.queue.extend(jobs.drain(..taken));
         state.figures.most_queued = state.figures.most_queued.max(state.queue.len());

@@ -130,7 +130,7 @@ impl StartResponse {
 #[pymethods]
 impl StartResponse {
     /// Begin the response. Until its head has left it can be begun anew, if `exc_info` tells why.
-    #[pyo3(signature = (status, headers, exc_info = None, /))]
+    #[pyo3(signature = (status, headers, exc_info = None))]
     fn start_response<'py>(
         slf: &Bound<'py, Self>,
         status: &Bound<'py, PyAny>,
