@@ -20,10 +20,12 @@ if TYPE_CHECKING:
         AppImportError,
         ConfigError,
         PenstockError,
+        SocketOptionRefused,
         StartupError,
     )
     from .event_loop import EventLoop
     from .runner import run
+    from .socket_options import SocketOptions
     from .static import StaticMount
 
     __version__: str
@@ -33,9 +35,11 @@ _HOMES = {
     "run": "runner",
     "ServerConfig": "config",
     "StaticMount": "static",
+    "SocketOptions": "socket_options",
     "EventLoop": "event_loop",
     "PenstockError": "errors",
     "ConfigError": "errors",
+    "SocketOptionRefused": "errors",
     "StartupError": "errors",
     "AppImportError": "errors",
     "AddressError": "errors",
@@ -54,6 +58,8 @@ __all__ = [
     "EventLoop",
     "PenstockError",
     "ServerConfig",
+    "SocketOptionRefused",
+    "SocketOptions",
     "StartupError",
     "StaticMount",
     "__version__",

@@ -39,6 +39,14 @@ class ConfigError(PenstockError):
     exit_status = 2
 
 
+class SocketOptionRefused(ConfigError):
+    """The kernel lacks a socket option, refuses it, or takes it without doing what was asked. `option` is its field."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
 class StartupError(PenstockError):
     """The application's lifespan start-up failed, or `lifespan="on"` and it has none."""
 

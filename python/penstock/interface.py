@@ -6,7 +6,6 @@ either is refused with the flag that decides: guessing wrong would show only wit
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable
@@ -22,7 +21,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 def interface_of(app: Callable[..., Any], wanted: str = "auto") -> Interface:
     """The interface to serve `app` with. Raises `AppImportError` if nothing tells."""
     if wanted in ("asgi", "wsgi"):
-        return wanted  # pyright: ignore[reportReturnType]
+        return wanted
     if _is_coroutine_function(app):
         return "asgi"
     needed, most = _arguments(app)
@@ -36,10 +35,10 @@ def interface_of(app: Callable[..., Any], wanted: str = "auto") -> Interface:
 def _is_coroutine_function(app: Any) -> bool:
     while isinstance(app, functools.partial):
         app = app.func
-    if asyncio.iscoroutinefunction(app):
+    if inspect.iscoroutinefunction(app):
         return True
     # A class is called to make an object; its __call__ is the object's.
-    return not inspect.isclass(app) and asyncio.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
+    return not inspect.isclass(app) and inspect.iscoroutinefunction(getattr(app, "__call__", None))  # noqa: B004
 
 
 def _arguments(app: Any) -> tuple[int, float]:

@@ -54,7 +54,7 @@ class ErrorStream:
     def __init__(self) -> None:
         self._begun = threading.local()
 
-    def write(self, text: str) -> int:
+    def write(self, text: object) -> int:
         if not isinstance(text, str):
             raise TypeError(f"wsgi.errors takes text, not {type(text).__name__}")
         *lines, rest = (getattr(self._begun, "text", "") + text).split("\n")

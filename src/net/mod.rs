@@ -7,6 +7,7 @@ mod error;
 mod inet_address;
 pub mod options;
 mod socket;
+pub mod socket_options;
 
 pub use error::errno_of;
 pub use inet_address::{AddressError, RawAddress, SocketAddress, UnixAddress};
@@ -14,3 +15,4 @@ pub use socket::{
     ConnectProgress, ListenOptions, Listener, accept, connect, local_address, peer_address, shutdown_write,
     socket_pair, take_error,
 };
+pub use socket_options::{SocketOptionError, SocketOptions};

@@ -1,9 +1,10 @@
 //! Socket options, each declared once: its name, level, type and effect. An option owns nothing; it is a constant.
 //!
-//! `options::NO_DELAY.set(&socket, true)?` reads like the call it is. [`ALL`] is the same declarations as a table.
+//! `options::NO_DELAY.set(&socket, true)?` reads like the call it is. [`ALL`] is the same declarations as a table, through
+//! which an option can be set by its name.
 
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 use std::{io, mem, ptr};
 
@@ -19,8 +20,16 @@ pub struct SocketOption<T> {
     value: PhantomData<fn(T) -> T>,
 }
 
+/// A value by itself, for those who know an option by its name alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    Switch(bool),
+    Number(i64),
+    Name(String),
+}
+
 /// One option's line in the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct OptionInfo {
     /// As in the manual: `TCP_NODELAY`.
     pub name: &'static str,
@@ -29,6 +38,23 @@ pub struct OptionInfo {
     /// Of the value: `on or off`, `bytes`, `seconds`, ...
     pub value: &'static str,
     pub effect: &'static str,
+    setter: fn(BorrowedFd<'_>, &Value) -> io::Result<()>,
+    getter: fn(BorrowedFd<'_>) -> io::Result<Value>,
+}
+
+impl OptionInfo {
+    pub fn named(name: &str) -> Option<&'static OptionInfo> {
+        ALL.iter().find(|info| info.name == name)
+    }
+
+    /// Set it; a value of another kind than the option's is refused as the kernel refuses it.
+    pub fn set(&self, socket: impl AsFd, value: &Value) -> io::Result<()> {
+        (self.setter)(socket.as_fd(), value)
+    }
+
+    pub fn get(&self, socket: impl AsFd) -> io::Result<Value> {
+        (self.getter)(socket.as_fd())
+    }
 }
 
 /// A value that an option may have, and the kernel's form of it.
@@ -40,6 +66,9 @@ pub trait OptionValue: Sized {
     /// `None` if the kernel's form cannot hold it.
     fn to_raw(&self) -> Option<Self::Raw>;
     fn from_raw(raw: Self::Raw) -> Self;
+    /// `None` if the value is of another kind, or out of range.
+    fn from_value(value: &Value) -> Option<Self>;
+    fn to_value(&self) -> Value;
 }
 
 impl OptionValue for bool {
@@ -50,6 +79,12 @@ impl OptionValue for bool {
     }
     fn from_raw(raw: c_int) -> Self {
         raw != 0
+    }
+    fn from_value(value: &Value) -> Option<Self> {
+        if let Value::Switch(value) = value { Some(*value) } else { None }
+    }
+    fn to_value(&self) -> Value {
+        Value::Switch(*self)
     }
 }
 
@@ -69,6 +104,12 @@ macro_rules! integers {
             fn from_raw(raw: c_int) -> Self {
                 $name(raw.try_into().unwrap_or_default())
             }
+            fn from_value(value: &Value) -> Option<Self> {
+                if let Value::Number(value) = value { (*value).try_into().ok().map($name) } else { None }
+            }
+            fn to_value(&self) -> Value {
+                Value::Number(self.0.into())
+            }
         }
     )*};
 }
@@ -78,6 +119,7 @@ integers! {
     Count(u32) is "count";
     Seconds(u32) is "seconds";
     Milliseconds(u32) is "milliseconds";
+    Microseconds(u32) is "microseconds";
     /// A processor's number, or -1 when there is none yet.
     Processor(i32) is "processor";
     /// An `errno`; 0 is none.
@@ -98,6 +140,44 @@ impl OptionValue for Linger {
     }
     fn from_raw(raw: libc::linger) -> Self {
         Linger((raw.l_onoff != 0).then(|| Duration::from_secs(u64::try_from(raw.l_linger).unwrap_or_default())))
+    }
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Switch(false) => Some(Linger(None)),
+            Value::Number(seconds) => Some(Linger(Some(Duration::from_secs((*seconds).try_into().ok()?)))),
+            Value::Switch(true) | Value::Name(_) => None,
+        }
+    }
+    fn to_value(&self) -> Value {
+        self.0.map_or(Value::Switch(false), |time| Value::Number(time.as_secs().cast_signed()))
+    }
+}
+
+/// A short name, as the kernel has it: of a network interface, of an algorithm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name(pub String);
+
+/// With the NUL that ends it (IFNAMSIZ, TCP_CA_NAME_MAX).
+const NAME_BYTES: usize = 16;
+
+impl OptionValue for Name {
+    type Raw = [u8; NAME_BYTES];
+    const KIND: &'static str = "name";
+    fn to_raw(&self) -> Option<[u8; NAME_BYTES]> {
+        let mut raw = [0; NAME_BYTES];
+        let fits = self.0.len() < NAME_BYTES && !self.0.as_bytes().contains(&0);
+        fits.then(|| raw[..self.0.len()].copy_from_slice(self.0.as_bytes()))?;
+        Some(raw)
+    }
+    fn from_raw(raw: [u8; NAME_BYTES]) -> Self {
+        let end = raw.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES);
+        Name(String::from_utf8_lossy(&raw[..end]).into_owned())
+    }
+    fn from_value(value: &Value) -> Option<Self> {
+        if let Value::Name(name) = value { Some(Name(name.clone())) } else { None }
+    }
+    fn to_value(&self) -> Value {
+        Value::Name(self.0.clone())
     }
 }
 
@@ -148,6 +228,12 @@ macro_rules! options {
                 level: stringify!($level),
                 value: <$value as OptionValue>::KIND,
                 effect: concat!($($effect),+).trim_ascii(),
+                setter: |socket, value| {
+                    let wrong = || io::Error::from_raw_os_error(libc::EINVAL);
+                    let value = <$value>::from_value(value).ok_or_else(wrong);
+                    $constant.set(socket, value.map_err(|error| during("setsockopt", stringify!($number), error))?)
+                },
+                getter: |socket| Ok($constant.get(socket)?.to_value()),
             },
         )*];
     };
@@ -194,6 +280,50 @@ options! {
     NOT_SENT_LOW_WATER: Bytes = IPPROTO_TCP TCP_NOTSENT_LOWAT;
     /// An IPv6 socket does not take IPv4.
     V6_ONLY: bool = IPPROTO_IPV6 IPV6_V6ONLY;
+    /// Send the first data with the connection's first segment, once the server has given a cookie.
+    FAST_OPEN_CONNECT: bool = IPPROTO_TCP TCP_FASTOPEN_CONNECT;
+    /// How long a read may look at the network card's queue itself before it waits for an interrupt.
+    BUSY_POLL: Microseconds = SOL_SOCKET SO_BUSY_POLL;
+    /// The algorithm that decides how fast to send, of those the kernel has.
+    CONGESTION: Name = IPPROTO_TCP TCP_CONGESTION;
+    /// The type-of-service byte of IPv4 packets: six bits of DSCP above two of ECN.
+    TYPE_OF_SERVICE: Count = IPPROTO_IP IP_TOS;
+    /// The traffic class of IPv6 packets: what IP_TOS is for IPv4.
+    TRAFFIC_CLASS: Count = IPPROTO_IPV6 IPV6_TCLASS;
+    /// With bind to port 0: choose the port when connecting, so that it is shared by connections to several servers.
+    BIND_ADDRESS_NO_PORT: bool = IPPROTO_IP IP_BIND_ADDRESS_NO_PORT;
+    /// Bind to an address that this machine does not have, or not yet.
+    FREE_BIND: bool = IPPROTO_IP IP_FREEBIND;
+    /// Send and receive through this network interface alone.
+    BIND_TO_DEVICE: Name = SOL_SOCKET SO_BINDTODEVICE;
+    /// Let datagrams be sent to a broadcast address.
+    BROADCAST: bool = SOL_SOCKET SO_BROADCAST;
+    /// Like SO_SNDBUF beyond net.core.wmem_max; needs CAP_NET_ADMIN.
+    SEND_BUFFER_FORCE: Bytes = SOL_SOCKET SO_SNDBUFFORCE;
+    /// Like SO_RCVBUF beyond net.core.rmem_max; needs CAP_NET_ADMIN.
+    RECEIVE_BUFFER_FORCE: Bytes = SOL_SOCKET SO_RCVBUFFORCE;
+    /// Read only: the family of the socket's addresses.
+    DOMAIN: Count = SOL_SOCKET SO_DOMAIN;
+    /// Tell with each datagram how many were lost before it for want of room.
+    TELL_DROPS: bool = SOL_SOCKET SO_RXQ_OVFL;
+    /// Tell with each IPv4 datagram to which address of this machine it was sent.
+    PACKET_INFO: bool = IPPROTO_IP IP_PKTINFO;
+    /// Tell with each IPv6 datagram to which address of this machine it was sent.
+    PACKET_INFO_V6: bool = IPPROTO_IPV6 IPV6_RECVPKTINFO;
+    /// Receive datagrams of one peer that came together as one, with the size of each (GRO).
+    UDP_GRO: bool = IPPROTO_UDP UDP_GRO;
+    /// Send what is longer as datagrams of this size (GSO); 0 sends it whole.
+    UDP_SEGMENT: Bytes = IPPROTO_UDP UDP_SEGMENT;
+    /// How many routers a multicast datagram may pass; 0 keeps it on this machine.
+    MULTICAST_TTL: Count = IPPROTO_IP IP_MULTICAST_TTL;
+    /// Receive one's own multicast datagrams, too.
+    MULTICAST_LOOP: bool = IPPROTO_IP IP_MULTICAST_LOOP;
+    /// How many routers an IPv6 multicast datagram may pass.
+    MULTICAST_HOPS: Count = IPPROTO_IPV6 IPV6_MULTICAST_HOPS;
+    /// Receive one's own IPv6 multicast datagrams, too.
+    MULTICAST_LOOP_V6: bool = IPPROTO_IPV6 IPV6_MULTICAST_LOOP;
+    /// The number of the interface through which IPv6 multicast datagrams leave.
+    MULTICAST_INTERFACE_V6: Count = IPPROTO_IPV6 IPV6_MULTICAST_IF;
 }
 
 #[cfg(test)]
@@ -284,6 +414,42 @@ mod tests {
         let (stream, _listener) = stream();
         let too_large = SEND_BUFFER.set(&stream, Bytes(u32::MAX)).unwrap_err();
         assert_eq!(too_large.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn names_and_microseconds_stay_as_they_are_set() {
+        let (stream, _listener) = stream();
+        CONGESTION.set(&stream, Name("reno".into())).unwrap();
+        assert_eq!(CONGESTION.get(&stream).unwrap(), Name("reno".into()));
+        TYPE_OF_SERVICE.set(&stream, Count(0x10)).unwrap();
+        assert_eq!(TYPE_OF_SERVICE.get(&stream).unwrap(), Count(0x10));
+        let too_long = CONGESTION.set(&stream, Name("x".repeat(NAME_BYTES))).unwrap_err();
+        assert_eq!(too_long.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(BUSY_POLL.get(&stream).unwrap(), Microseconds(0));
+    }
+
+    #[test]
+    fn an_option_is_found_by_its_name_and_takes_values_of_its_kind_alone() {
+        let (stream, _listener) = stream();
+        let no_delay = OptionInfo::named("TCP_NODELAY").unwrap();
+        no_delay.set(&stream, &Value::Switch(true)).unwrap();
+        assert_eq!(no_delay.get(&stream).unwrap(), Value::Switch(true));
+        let linger = OptionInfo::named("SO_LINGER").unwrap();
+        for value in [Value::Number(3), Value::Switch(false)] {
+            linger.set(&stream, &value).unwrap();
+            assert_eq!(linger.get(&stream).unwrap(), value);
+        }
+        for (name, value) in [
+            ("TCP_NODELAY", Value::Number(1)),
+            ("SO_SNDBUF", Value::Number(-1)),
+            ("SO_SNDBUF", Value::Switch(true)),
+            ("SO_LINGER", Value::Switch(true)),
+            ("TCP_CONGESTION", Value::Number(1)),
+        ] {
+            let error = OptionInfo::named(name).unwrap().set(&stream, &value).unwrap_err();
+            assert_eq!(errno_of(&error), Some(libc::EINVAL), "{name} {value:?}");
+        }
+        assert!(OptionInfo::named("SO_NO_SUCH").is_none());
     }
 
     #[test]

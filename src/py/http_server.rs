@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use pyo3::prelude::*;
 
+use super::access_log::AccessLogPlan;
 use super::config::ServerConfig;
-use crate::server::http::{AccessLog, AccessLogStyle, HttpServer, HttpSettings};
+use crate::server::http::{HttpServer, HttpSettings, LogFormat};
 use crate::server::static_files::{StaticFiles, StaticSettings};
 
 /// A listener's scheme, and its `(host, port)` as Python has it.
@@ -15,38 +16,29 @@ pub type ListenerAddress = (String, Py<PyAny>);
 pub struct HttpServerPlan {
     settings: HttpSettings,
     static_settings: Option<StaticSettings>,
-    access_log: Option<(i32, AccessLogStyle)>,
+    access_log: Option<(AccessLogPlan, LogFormat)>,
     /// Listeners at every address of the machine: which one a connection came to is asked of the connection.
     wildcard_listeners: Vec<u16>,
 }
 
 impl HttpServerPlan {
-    /// `access_log`: a descriptor and whether it is a terminal, or `None`.
     pub fn new(
         py: Python<'_>,
         config: &ServerConfig,
         listeners: &[ListenerAddress],
-        access_log: Option<(i32, bool)>,
+        access_log: Option<AccessLogPlan>,
     ) -> PyResult<Self> {
-        let style = |terminal| if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain };
         Ok(HttpServerPlan {
             settings: config.http_settings()?,
             static_settings: config.static_settings(),
-            access_log: access_log.map(|(fd, terminal)| (fd, style(terminal))),
+            access_log: access_log.map(|plan| plan.compile().map(|format| (plan, format))).transpose()?,
             wildcard_listeners: wildcards(py, listeners),
         })
     }
 
     /// `report(message, None)` is called with what its user should know.
     pub fn make(&self, py: Python<'_>, report: &Py<PyAny>) -> PyResult<HttpServer> {
-        let access_log = match self.access_log {
-            Some((fd, style)) => {
-                // SAFETY: borrowed for the duplication only; a wrong number is an error of dup.
-                let own = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
-                Some(AccessLog::to(std::fs::File::from(own), style)?)
-            }
-            None => None,
-        };
+        let access_log = self.access_log.as_ref().map(|(plan, format)| plan.open(format.clone())).transpose()?;
         let mut http = HttpServer::new(self.settings.clone(), access_log);
         self.wildcard_listeners.iter().for_each(|&listener| http.note_wildcard_listener(listener));
         if let Some(settings) = &self.static_settings {

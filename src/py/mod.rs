@@ -1,5 +1,6 @@
 //! The only room that knows both worlds. Crossings carry whole things: a turn, a request, a batch.
 
+mod access_log;
 mod asgi;
 mod config;
 mod file_position;
@@ -11,6 +12,7 @@ mod owners;
 mod reactor;
 mod request_bytes;
 mod service;
+mod socket_options;
 mod wsgi;
 
 use pyo3::prelude::*;
@@ -19,6 +21,8 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = true)]
 mod _core {
     #[pymodule_export]
+    use super::access_log::{check_access_log_format, reopen_access_logs};
+    #[pymodule_export]
     use super::asgi::{AsgiServer, HttpCycle};
     #[pymodule_export]
     use super::load::run_http_load;
@@ -26,6 +30,8 @@ mod _core {
     use super::main_reactor::MainReactor;
     #[pymodule_export]
     use super::reactor::{Reactor, ReactorHandle};
+    #[pymodule_export]
+    use super::socket_options::{get_socket_option, set_socket_option, socket_option_table};
     #[pymodule_export]
     use super::wsgi::{FileWrapper, StartResponse, WsgiInput, WsgiServer};
 

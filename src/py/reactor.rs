@@ -21,7 +21,7 @@ use super::service::PyService;
 use super::wsgi::{Desk, WsgiServer};
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
-use crate::core::{EventLoop, Token};
+use crate::core::{EventLoop, Hold, Token};
 use crate::metrics::ReactorCounters;
 use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
@@ -80,9 +80,17 @@ pub(super) fn listener_of(fd: RawFd) -> PyResult<OwnedFd> {
     if !own.address().is_unix() {
         // Accepted sockets inherit these, which saves system calls for each.
         NO_DELAY.set(&own, true)?;
-        NOT_SENT_LOW_WATER.set(&own, Bytes(MAX_UNSENT_BYTES))?;
+        // Unless its maker has chosen.
+        if NOT_SENT_LOW_WATER.get(&own)? == Bytes(0) {
+            NOT_SENT_LOW_WATER.set(&own, Bytes(MAX_UNSENT_BYTES))?;
+        }
     }
     Ok(own.into_fd())
+}
+
+/// What Python's `last` means.
+pub(super) fn hold(last: bool) -> Hold {
+    if last { Hold::Last } else { Hold::Shared }
 }
 
 /// A reactor's counters, by name.
@@ -297,8 +305,7 @@ impl Reactor {
         timers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyList>> {
         let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)));
-        let mut events_left =
-            self.with(|inner| inner.event_loop.service.has_events())?;
+        let mut events_left = self.with(|inner| inner.event_loop.service.has_events())?;
         let timers_before = timers_fingerprint(timers);
         loop {
             let wait = match deadline {
@@ -368,11 +375,13 @@ impl Reactor {
     /// the next turn.
     ///
     /// The kernel has let those clients in already; closing alone would reset them. For a listener that others hold
-    /// too, they are as well served here.
-    fn remove_listeners(&self) -> PyResult<()> {
+    /// too, they are as well served here. As the `last` one who holds them the reactor lets nobody new in from now on,
+    /// and takes its time (a tenth of a second or two) for those whose handshake is under way.
+    #[pyo3(signature = (last = false))]
+    fn remove_listeners(&self, last: bool) -> PyResult<()> {
         self.with(|inner| {
             let EventLoop { io, service, .. } = &mut inner.event_loop;
-            service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token));
+            service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token, hold(last)));
         })
     }
 

@@ -20,6 +20,7 @@ use pyo3::types::PyDict;
 pub use cycle::{BORROW_FROM_BYTES, ClientDisconnected, HttpCycle};
 pub use task::{copy_context, current_context, in_context};
 
+use super::access_log::AccessLogPlan;
 use super::config::ServerConfig;
 use super::guarded::Guarded;
 use super::http_server::{HttpServerPlan, ListenerAddress};
@@ -85,8 +86,8 @@ fn address(cycle: &HttpCycle) -> usize {
 #[pymethods]
 impl AsgiServer {
     /// `config`: a `penstock.ServerConfig`. `listeners`: for each, in the order they are added, its scheme and its `(host, port)` for the scope.
-    /// `state`: the lifespan's state, copied into every scope, or `None`. `access_log`: a descriptor and whether it is
-    /// a terminal, or `None`.
+    /// `state`: the lifespan's state, copied into every scope, or `None`. `access_log`: a
+    /// `penstock.logs.AccessLogPlan`, or `None`.
     #[new]
     #[pyo3(signature = (reactor, app, event_loop, config, *, listeners, report, on_quiet, state=None, access_log=None))]
     #[allow(clippy::too_many_arguments)]
@@ -100,7 +101,7 @@ impl AsgiServer {
         report: Py<PyAny>,
         on_quiet: Py<PyAny>,
         state: Option<Bound<'_, PyDict>>,
-        access_log: Option<(i32, bool)>,
+        access_log: Option<AccessLogPlan>,
     ) -> PyResult<Self> {
         Ok(AsgiServer {
             reactor,
@@ -156,6 +157,7 @@ impl AsgiServer {
                 let cancel = slf.get().cancel_on_disconnect;
                 slf.get().tell_suspended(slf.py(), token, |cycle, py| cycle.disconnected(py, cancel))
             }
+            HttpEvent::LogTrouble => slf.get().report_log_trouble(slf.py()),
             HttpEvent::Quiet => slf.get().on_quiet.call0(slf.py()).map(drop),
         }
     }
@@ -274,6 +276,14 @@ impl AsgiServer {
                 http.fail(&mut event_loop.io, cycle.token);
             }
         })
+    }
+
+    fn report_log_trouble(&self, py: Python<'_>) -> PyResult<()> {
+        let trouble = self
+            .reactor
+            .get()
+            .with(|inner| inner.event_loop.service.http.as_mut().and_then(HttpServer::take_log_trouble))?;
+        trouble.map_or(Ok(()), |trouble| self.report.call1(py, (trouble, py.None())).map(drop))
     }
 
     fn new_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

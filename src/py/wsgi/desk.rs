@@ -119,6 +119,9 @@ impl Desk {
                     conversation.end();
                 }
             }
+            HttpEvent::LogTrouble => {
+                http.take_log_trouble().into_iter().for_each(|trouble| self.pool.complain(trouble))
+            }
             HttpEvent::Quiet => self.is_quiet = true,
         }
     }
@@ -208,8 +211,8 @@ impl Desk {
             return io.take_released().extend(body.into_owner());
         }
         if let Some(head) = head {
-            let begun = http
-                .start_response::<ResponseError>(io, token, head.status, bytes, !more, |lines| head.write(lines));
+            let begun =
+                http.start_response::<ResponseError>(io, token, head.status, bytes, !more, |lines| head.write(lines));
             if let Err(error) = begun {
                 io.take_released().extend(body.into_owner());
                 conversation.end();

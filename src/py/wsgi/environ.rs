@@ -59,7 +59,12 @@ impl EnvironBuilder {
         })
     }
 
-    pub fn build<'py>(&mut self, py: Python<'py>, job: &Job, input: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+    pub fn build<'py>(
+        &mut self,
+        py: Python<'py>,
+        job: &Job,
+        input: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyDict>> {
         let (head, bytes) = (&job.head, &job.head_bytes[..]);
         let environ = self.templates[usize::from(job.listener)].bind(py).copy()?;
         let target = latin1(py, head.target.of(bytes))?;

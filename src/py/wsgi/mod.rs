@@ -26,6 +26,7 @@ pub use file_wrapper::FileWrapper;
 pub use input::WsgiInput;
 pub use response::StartResponse;
 
+use super::access_log::AccessLogPlan;
 use super::asgi::{copy_context, current_context, in_context, tells_of_disconnect};
 use super::config::ServerConfig;
 use super::http_server::{HttpServerPlan, ListenerAddress};
@@ -61,7 +62,8 @@ pub struct WsgiServer {
 #[pymethods]
 impl WsgiServer {
     /// `config`: a `penstock.ServerConfig`. `listeners`: for each, in the order they are added, its scheme and its
-    /// `(host, port)`. `errors`: `wsgi.errors`. `access_log`: a descriptor and whether it is a terminal, or `None`.
+    /// `(host, port)`. `errors`: `wsgi.errors`. `access_log`: a
+    /// `penstock.logs.AccessLogPlan`, or `None`.
     #[new]
     #[pyo3(signature = (app, config, *, listeners, errors, report, on_quiet, multithread, multiprocess, access_log=None))]
     #[allow(clippy::too_many_arguments)]
@@ -75,7 +77,7 @@ impl WsgiServer {
         on_quiet: Py<PyAny>,
         multithread: bool,
         multiprocess: bool,
-        access_log: Option<(i32, bool)>,
+        access_log: Option<AccessLogPlan>,
     ) -> PyResult<Self> {
         let file_wrapper = py.get_type::<FileWrapper>().into_any().unbind();
         Ok(WsgiServer {

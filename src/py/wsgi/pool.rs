@@ -207,7 +207,10 @@ impl Pool {
         if wakes_another {
             self.work.notify_one();
         }
-        if worker.unannounced.is_some_and(|since| job.is_none() || now.saturating_duration_since(since) > ANNOUNCE_AFTER) {
+        if worker
+            .unannounced
+            .is_some_and(|since| job.is_none() || now.saturating_duration_since(since) > ANNOUNCE_AFTER)
+        {
             worker.unannounced = None;
             self.mail.wake();
         }

@@ -229,7 +229,9 @@ impl Response {
     /// Send a piece of the body. `is_last`: there is no other.
     fn send(&mut self, py: Python<'_>, piece: &Bound<'_, PyBytes>, is_last: bool) -> PyResult<()> {
         match self.phase {
-            Phase::Unstarted => return Err(PyAssertionError::new_err("the body began before start_response was called")),
+            Phase::Unstarted => {
+                return Err(PyAssertionError::new_err("the body began before start_response was called"));
+            }
             Phase::Over => return Err(over()),
             Phase::Started | Phase::Body | Phase::Complete => {}
         }
@@ -246,8 +248,8 @@ impl Response {
         if self.phase == Phase::Complete {
             return if has_body { Err(too_long(sent_bytes, self.sent_bytes)) } else { Ok(()) };
         }
-        let is_complete = is_last && self.phase == Phase::Started
-            || has_body && self.declared_bytes == Some(sent_bytes);
+        let is_complete =
+            is_last && self.phase == Phase::Started || has_body && self.declared_bytes == Some(sent_bytes);
         if is_last {
             self.check_length(sent_bytes, true)?;
         }
@@ -275,8 +277,7 @@ impl Response {
 
     /// Give a piece to the loop, behind the head if it is the first; not before there is room for it.
     fn hand_over(&mut self, py: Python<'_>, body: ReplyBody, more: bool) -> PyResult<()> {
-        let conversation =
-            self.conversation.get_or_insert_with(|| Arc::new(Conversation::new(self.token))).clone();
+        let conversation = self.conversation.get_or_insert_with(|| Arc::new(Conversation::new(self.token))).clone();
         let head = match self.phase {
             Phase::Started => self.job.as_mut().map(|job| std::mem::take(&mut job.reply.head)),
             _ => None,
@@ -380,7 +381,8 @@ fn status_of(status: &Bound<'_, PyAny>) -> PyResult<u16> {
     };
     let text = status.cast::<PyString>().map_err(|_| wrong())?.to_str().map_err(|_| wrong())?.as_bytes();
     match text {
-        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] if matches!(rest, [] | [b' ', ..]) => {
+        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9']
+        | [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] => {
             let digit = |byte: u8| u16::from(byte - b'0');
             let status = digit(*a) * 100 + digit(*b) * 10 + digit(*c);
             if status < 200 { Err(wrong()) } else { Ok(status) }
@@ -401,7 +403,9 @@ fn read_headers(headers: &Bound<'_, PyAny>, head: &mut ReplyHead) -> PyResult<Op
     for header in pairs.iter() {
         let pair = Sequence::of(&header).filter(|pair| pair.len() == 2);
         let Some(pair) = pair else {
-            return Err(PyTypeError::new_err(format!("start_response: a header is a tuple (name, value), not {header:?}")));
+            return Err(PyTypeError::new_err(format!(
+                "start_response: a header is a tuple (name, value), not {header:?}"
+            )));
         };
         let (name, value) = (pair.item(0), pair.item(1));
         let (name, value) = (header_bytes(&name)?, header_bytes(&value)?);
@@ -442,7 +446,9 @@ fn content_length(value: &[u8], declared: Option<u64>) -> PyResult<u64> {
 /// A native string's characters as bytes, one each (PEP 3333: latin-1).
 fn header_bytes<'a>(text: &'a Borrowed<'_, '_, PyAny>) -> PyResult<&'a [u8]> {
     let wrong = || {
-        PyTypeError::new_err(format!("start_response: header names and values are native strings (latin-1), not {text:?}"))
+        PyTypeError::new_err(format!(
+            "start_response: header names and values are native strings (latin-1), not {text:?}"
+        ))
     };
     let text: &'a Bound<'_, PyString> = (**text).cast().map_err(|_| wrong())?;
     // SAFETY: attached; strings never change, and the sequence that holds this one is not changed while it is read.
