@@ -1,6 +1,7 @@
 //! The only room that knows both worlds. Crossings carry whole things: a turn, a request, a batch.
 
 mod asgi;
+mod errors;
 mod guarded;
 mod load;
 mod main_reactor;
@@ -8,6 +9,8 @@ mod owners;
 mod reactor;
 mod service;
 mod socket_options;
+mod task;
+mod tcp;
 
 use pyo3::prelude::*;
 
@@ -25,6 +28,9 @@ mod _core {
     #[pymodule_export]
     use super::socket_options::{get_socket_option, set_socket_option, socket_option_table};
 
+    #[pymodule_export]
+    use super::tcp::{StreamConnection, StreamGroup, StreamServer};
+
     use super::*;
 
     #[pymodule_init]
@@ -33,6 +39,8 @@ mod _core {
         module.add("ClientDisconnected", module.py().get_type::<super::asgi::ClientDisconnected>())?;
         // A debug build is many times slower; the package warns on import.
         module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+        super::task::prepare_type(module.py());
+        super::tcp::prepare_types(module.py());
         super::asgi::prepare_types(module.py())
     }
 }

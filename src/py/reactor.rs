@@ -18,6 +18,7 @@ use super::asgi::AsgiServer;
 use super::guarded::Guarded;
 use super::owners;
 use super::service::PyService;
+use super::tcp::StreamServer;
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
 use crate::core::{EventLoop, Token};
@@ -26,6 +27,7 @@ use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
 use crate::reactor::{Mail, SubReactorHandle};
 use crate::server::http::HttpServer;
+use crate::server::tcp::Streams;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
@@ -45,6 +47,8 @@ pub(super) struct Inner {
     pub event_loop: EventLoop<PyService>,
     watches: HashMap<RawFd, Token>,
     pub asgi: Option<Py<AsgiServer>>,
+    /// By the number of their endpoint.
+    pub stream_servers: HashMap<u16, Py<StreamServer>>,
 }
 
 #[pyclass(frozen, weakref, module = "penstock._core")]
@@ -130,14 +134,35 @@ impl Reactor {
         Ok(())
     }
 
+    /// Handle the next event of the streams. False if there is none.
+    fn run_stream_event(&self, py: Python<'_>) -> PyResult<bool> {
+        let mut entered = self.inner.enter()?;
+        let Some(inner) = entered.as_mut() else { return Ok(false) };
+        let EventLoop { io, service, .. } = &mut inner.event_loop;
+        let Some(event) = service.streams.next_event() else { return Ok(false) };
+        let number = service.streams.endpoint_of(io, &event);
+        let server = number.and_then(|number| inner.stream_servers.get(&number)).map(|server| server.clone_ref(py));
+        drop(entered);
+        if let Some(server) = server {
+            StreamServer::handle(server.bind(py), event)?;
+        }
+        Ok(true)
+    }
+
     /// Run the events of this turn, within the budget. Returns whether some are left.
     fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
         let began = Instant::now();
+        while self.run_stream_event(py)? {
+            if began.elapsed() >= ATTACHED_BUDGET {
+                break;
+            }
+        }
         loop {
             let mut entered = self.inner.enter()?;
             let Some(inner) = entered.as_mut() else { return Ok(false) };
-            let Some(http) = &mut inner.event_loop.service.http else { return Ok(false) };
-            let Some(event) = http.next_event() else { return Ok(false) };
+            let streams_left = inner.event_loop.service.streams.has_events();
+            let Some(http) = &mut inner.event_loop.service.http else { return Ok(streams_left) };
+            let Some(event) = http.next_event() else { return Ok(streams_left) };
             let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
             drop(entered);
             if let Some(asgi) = asgi {
@@ -145,7 +170,7 @@ impl Reactor {
             }
             if began.elapsed() >= ATTACHED_BUDGET {
                 return self.with(|inner| {
-                    let left = inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events());
+                    let left = inner.event_loop.service.has_events();
                     if left {
                         inner.event_loop.io.counters.budget_exhausted.add(1);
                     }
@@ -209,11 +234,11 @@ impl Reactor {
     #[pyo3(signature = (poller = "auto"))]
     fn new(poller: &str) -> PyResult<Self> {
         let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
-        let service = PyService { http: None, listeners: Vec::new(), ready: Vec::new() };
+        let service = PyService { http: None, streams: Streams::default(), listeners: Vec::new(), ready: Vec::new() };
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
         let handle = SubReactorHandle::of(&event_loop);
-        let inner = Inner { event_loop, watches: HashMap::new(), asgi: None };
+        let inner = Inner { event_loop, watches: HashMap::new(), asgi: None, stream_servers: HashMap::new() };
         Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), handle, counters })
     }
 
@@ -263,8 +288,7 @@ impl Reactor {
         timers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyList>> {
         let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)));
-        let mut events_left =
-            self.with(|inner| inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events()))?;
+        let mut events_left = self.with(|inner| inner.event_loop.service.has_events())?;
         let timers_before = timers_fingerprint(timers);
         loop {
             let wait = match deadline {
@@ -364,11 +388,17 @@ impl Reactor {
         let inner = self.inner.enter()?.take();
         if let Some(mut inner) = inner {
             let asgi = inner.asgi.take();
+            let stream_servers = std::mem::take(&mut inner.stream_servers);
+            let mut objects = inner.event_loop.service.streams.take_objects(&mut inner.event_loop.io);
             let mut released = inner.event_loop.shut_down();
             drop(inner);
             owners::release(py, &mut released);
+            objects.drain(..).for_each(|object| super::tcp::release_object(py, object));
             if let Some(asgi) = asgi {
                 asgi.get().forget_requests(py);
+            }
+            for server in stream_servers.values() {
+                server.get().forget();
             }
         }
         Ok(())
