@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _core, listener, logs
 from .event_loop import EventLoop
@@ -87,7 +87,7 @@ async def _accept(server: TCPServer, threads: list[_Thread], poller: str, stop: 
         main_reactor.stop()
 
 
-async def _first(event: asyncio.Future[object] | None, stop: asyncio.Event, threads: list[_Thread]) -> None:
+async def _first(event: asyncio.Future[Any] | None, stop: asyncio.Event, threads: list[_Thread]) -> None:
     stopping = asyncio.ensure_future(stop.wait())
     events = [event] if event is not None else []
     await asyncio.wait([*events, stopping, *(each.ended for each in threads)], return_when=asyncio.FIRST_COMPLETED)

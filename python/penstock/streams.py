@@ -22,11 +22,12 @@ from .protocol import AnyProtocol, Raw
 from .socket_options import SocketOptions
 
 Connection = _core.Connection
-OnMessage = Callable[[Connection, Any], Awaitable[None] | None]
-OnMessages = Callable[[Connection, list[Any]], Awaitable[None] | None]
-OnConnect = Callable[[Connection], Awaitable[None] | None]
-OnClose = Callable[[Connection, "CloseReason"], Awaitable[None] | None]
-OnError = Callable[[Connection, Exception], None]
+# Plain functions or coroutine functions; what a plain one returns is left alone.
+OnMessage = Callable[[Connection, Any], object]
+OnMessages = Callable[[Connection, list[Any]], object]
+OnConnect = Callable[[Connection], object]
+OnClose = Callable[[Connection, "CloseReason"], object]
+OnError = Callable[[Connection, Exception], object]
 Handler = Callable[[Connection], Awaitable[None]]
 
 # What a cancelled handler may take to leave.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -60,10 +61,8 @@ class Peer:
 
     async def is_closed(self) -> bool:
         """Wait for the server's end, in good order or by a reset, whatever it still sends."""
-        try:
+        with contextlib.suppress(ConnectionError):
             await self.receive_all()
-        except ConnectionError:
-            pass
         return True
 
     def end(self) -> None:
