@@ -100,7 +100,7 @@ impl LengthPrefixed {
         let Some(field) = bytes.get(usize::from(self.offset)..head) else { return Ok(None) };
         let total = self.total(read(field, self.endian))?;
         let start = if self.strip { head } else { 0 };
-        Ok((bytes.len() >= total).then(|| Cut { frame: start..total, taken: total }))
+        Ok((bytes.len() >= total).then_some(Cut { frame: start..total, taken: total }))
     }
 
     /// The whole frame's bytes, head included, by what its length says.

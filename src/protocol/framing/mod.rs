@@ -55,8 +55,8 @@ impl Framing {
     #[inline]
     pub fn cut(&self, bytes: &[u8], scan: &mut Scan) -> Result<Option<Cut>, FrameError> {
         match self {
-            Framing::Raw => Ok((!bytes.is_empty()).then(|| Cut { frame: 0..bytes.len(), taken: bytes.len() })),
-            Framing::Fixed(size) => Ok((bytes.len() >= *size).then(|| Cut { frame: 0..*size, taken: *size })),
+            Framing::Raw => Ok((!bytes.is_empty()).then_some(Cut { frame: 0..bytes.len(), taken: bytes.len() })),
+            Framing::Fixed(size) => Ok((bytes.len() >= *size).then_some(Cut { frame: 0..*size, taken: *size })),
             Framing::LengthPrefixed(layout) => layout.cut(bytes),
             Framing::Varint(varint) => varint.cut(bytes),
             Framing::Delimited(delimited) => delimited.cut(bytes, scan),

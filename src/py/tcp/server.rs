@@ -14,6 +14,7 @@ use super::connection::StreamConnection;
 use super::frames::{Shape, framing_of};
 use super::group::StreamGroup;
 use crate::core::Token;
+use crate::core::event_loop::Hold;
 use crate::protocol::framing::Framing;
 use crate::py::guarded::Guarded;
 use crate::py::reactor::{Reactor, listener_of};
@@ -252,7 +253,7 @@ impl StreamServer {
     /// Accept no more; who waits at the listeners is let in still, with the next turn.
     fn remove_listeners(&self) -> PyResult<()> {
         let listeners = std::mem::take(&mut self.state.enter()?.listeners);
-        self.with(|_, io| listeners.iter().for_each(|&token| io.remove_listener(token)))
+        self.with(|_, io| listeners.iter().for_each(|&token| io.remove_listener(token, Hold::Shared)))
     }
 
     /// Take a connected socket, which is the reactor's from now on: the descriptor is duplicated.

@@ -188,7 +188,7 @@ impl Streams {
         }
         let state = StreamConnection { endpoint: number, ..StreamConnection::default() };
         let token = io.add_connection(fd, state.into()).ok()?;
-        let Some(endpoint) = self.endpoint_mut(number) else { return None };
+        let endpoint = self.endpoint_mut(number)?;
         endpoint.counts.connections += 1;
         endpoint.counts.accepted += 1;
         if let Some(heartbeat) = &endpoint.settings.heartbeat {
