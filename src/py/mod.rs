@@ -3,6 +3,7 @@
 mod access_log;
 mod asgi;
 mod config;
+mod errors;
 mod file_position;
 mod guarded;
 mod http_server;
@@ -14,6 +15,8 @@ mod request_bytes;
 mod scoreboard;
 mod service;
 mod socket_options;
+mod task;
+mod tcp;
 mod wsgi;
 
 use pyo3::prelude::*;
@@ -38,6 +41,9 @@ mod _core {
     #[pymodule_export]
     use super::wsgi::{FileWrapper, StartResponse, WsgiInput, WsgiServer};
 
+    #[pymodule_export]
+    use super::tcp::{StreamConnection, StreamGroup, StreamServer};
+
     use super::*;
 
     #[pymodule_init]
@@ -46,6 +52,8 @@ mod _core {
         module.add("ClientDisconnected", module.py().get_type::<super::asgi::ClientDisconnected>())?;
         // A debug build is many times slower; the package warns on import.
         module.add("DEBUG_BUILD", cfg!(debug_assertions))?;
+        super::task::prepare_type(module.py());
+        super::tcp::prepare_types(module.py());
         super::asgi::prepare_types(module.py())
     }
 }

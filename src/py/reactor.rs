@@ -19,6 +19,7 @@ use super::guarded::Guarded;
 use super::owners;
 use super::scoreboard::Scoreboard;
 use super::service::PyService;
+use super::tcp::StreamServer;
 use super::wsgi::{Desk, WsgiServer};
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
@@ -30,6 +31,7 @@ use crate::reactor::fair_share::{ACCEPTS_PER_TURN, FairShare};
 use crate::reactor::scoreboard::Reporter;
 use crate::reactor::{Mail, SubReactorHandle};
 use crate::server::http::{HttpEvent, HttpServer};
+use crate::server::tcp::Streams;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
@@ -50,6 +52,8 @@ pub(super) struct Inner {
     watches: HashMap<RawFd, Token>,
     pub asgi: Option<Py<AsgiServer>>,
     wsgi: Option<Py<WsgiServer>>,
+    /// By the number of their endpoint.
+    pub stream_servers: HashMap<u16, Py<StreamServer>>,
 }
 
 #[pyclass(frozen, weakref, module = "penstock._core")]
@@ -146,13 +150,34 @@ impl Reactor {
         Ok(())
     }
 
+    /// Handle the next event of the streams. False if there is none.
+    fn run_stream_event(&self, py: Python<'_>) -> PyResult<bool> {
+        let mut entered = self.inner.enter()?;
+        let Some(inner) = entered.as_mut() else { return Ok(false) };
+        let EventLoop { io, service, .. } = &mut inner.event_loop;
+        let Some(event) = service.streams.next_event() else { return Ok(false) };
+        let number = service.streams.endpoint_of(io, &event);
+        let server = number.and_then(|number| inner.stream_servers.get(&number)).map(|server| server.clone_ref(py));
+        drop(entered);
+        if let Some(server) = server {
+            StreamServer::handle(server.bind(py), event)?;
+        }
+        Ok(true)
+    }
+
     /// Run the events of this turn, within the budget. Returns whether some are left.
     fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
         let began = Instant::now();
+        while self.run_stream_event(py)? {
+            if began.elapsed() >= ATTACHED_BUDGET {
+                break;
+            }
+        }
         loop {
             let mut entered = self.inner.enter()?;
             let Some(inner) = entered.as_mut() else { return Ok(false) };
-            let Some(event) = inner.event_loop.service.next_event() else { return Ok(false) };
+            let streams_left = inner.event_loop.service.streams.has_events();
+            let Some(event) = inner.event_loop.service.next_event() else { return Ok(streams_left) };
             let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
             let wsgi = inner.wsgi.as_ref().map(|wsgi| wsgi.clone_ref(py));
             drop(entered);
@@ -260,6 +285,7 @@ impl Reactor {
         let service = PyService {
             http: None,
             desk: None,
+            streams: Streams::default(),
             listeners: Vec::new(),
             ready: Vec::new(),
             reporter: None,
@@ -268,7 +294,8 @@ impl Reactor {
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
         let handle = SubReactorHandle::of(&event_loop);
-        let inner = Inner { event_loop, watches: HashMap::new(), asgi: None, wsgi: None };
+        let inner =
+            Inner { event_loop, watches: HashMap::new(), asgi: None, wsgi: None, stream_servers: HashMap::new() };
         Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), handle, counters })
     }
 
@@ -464,12 +491,18 @@ impl Reactor {
         if let Some(mut inner) = inner {
             let asgi = inner.asgi.take();
             let desk = inner.event_loop.service.desk.take();
+            let stream_servers = std::mem::take(&mut inner.stream_servers);
+            let mut objects = inner.event_loop.service.streams.take_objects(&mut inner.event_loop.io);
             let mut released = inner.event_loop.shut_down();
             released.extend(desk.into_iter().flat_map(Desk::shut_down));
             drop(inner);
             owners::release(py, &mut released);
+            objects.drain(..).for_each(|object| super::tcp::release_object(py, object));
             if let Some(asgi) = asgi {
                 asgi.get().forget_requests(py);
+            }
+            for server in stream_servers.values() {
+                server.get().forget();
             }
         }
         Ok(())

@@ -18,7 +18,7 @@ const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 
 impl HttpServer {
     pub fn received(&mut self, io: &mut HttpIo, token: Token, lease: Lease) {
-        let Some(connection) = io.state(token) else { return };
+        let Some(connection) = io.http(token) else { return };
         if connection.marks.has(Marks::AWAITS_PROXY_HEADER) {
             return self.received_proxy_header(io, token, lease);
         }
@@ -216,7 +216,7 @@ impl HttpServer {
 
     /// The peer sends no more. Half-closing after a request is legal: it still gets its answer.
     pub fn ended(&mut self, io: &mut HttpIo, token: Token) {
-        let Some(connection) = io.state(token) else { return };
+        let Some(connection) = io.http(token) else { return };
         match &mut connection.active {
             Some(exchange) if exchange.stage == Stage::Whole => {
                 exchange.peer_ended = true;
@@ -232,12 +232,12 @@ impl HttpServer {
 
     /// The request that `HttpEvent::Request` announced. Only before the next turn.
     pub fn request<'a>(&self, io: &'a mut HttpIo, token: Token) -> Option<RequestView<'a>> {
-        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).and_then(Exchange::view)
+        io.http(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).and_then(Exchange::view)
     }
 
     /// Hand over what there is of the body, with whether more follows. `Wait`: an event tells when to ask again.
     pub fn take_body<R>(&mut self, io: &mut HttpIo, token: Token, deliver: impl FnOnce(&[u8], bool) -> R) -> Take<R> {
-        let Some(connection) = io.state(token) else { return Take::Disconnected };
+        let Some(connection) = io.http(token) else { return Take::Disconnected };
         let Some(exchange) = connection.active.as_deref_mut() else { return Take::Disconnected };
         if !exchange.in_progress() {
             return Take::Disconnected;
@@ -265,7 +265,7 @@ impl HttpServer {
     /// For an application that should not be asked before the body is there: how much of it is. `NotYet`: a
     /// `HttpEvent::Body` tells when to ask again, and the request stays as it is until then.
     pub fn gather_body(&mut self, io: &mut HttpIo, token: Token, enough_bytes: usize) -> Gathered {
-        let exchange = io.state(token).and_then(|connection| connection.active.as_deref_mut());
+        let exchange = io.http(token).and_then(|connection| connection.active.as_deref_mut());
         let Some(exchange) = exchange.filter(|exchange| exchange.in_progress()) else { return Gathered::Gone };
         if exchange.stage == Stage::Whole {
             return if exchange.body_bytes() > 0 { Gathered::Some } else { Gathered::None };
@@ -284,7 +284,7 @@ impl HttpServer {
 
     /// Whether the peer can still be answered.
     pub fn is_connected(&self, io: &mut HttpIo, token: Token) -> bool {
-        io.state(token).and_then(|connection| connection.active.as_ref()).is_some_and(|exchange| exchange.in_progress())
+        io.http(token).and_then(|connection| connection.active.as_ref()).is_some_and(|exchange| exchange.in_progress())
     }
 }
 

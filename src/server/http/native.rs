@@ -189,7 +189,7 @@ impl HttpServer {
 
     fn answer_by(&mut self, io: &mut HttpIo, token: Token, responder: usize) {
         let now = io.now();
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         if !exchange.in_progress() {
             return;
         }
