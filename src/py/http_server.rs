@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::access_log::AccessLogPlan;
 use super::config::ServerConfig;
+use crate::server::health::Health;
 use crate::server::http::{HttpServer, HttpSettings, LogFormat};
 use crate::server::static_files::{StaticFiles, StaticSettings};
 
@@ -16,6 +17,7 @@ pub type ListenerAddress = (String, Py<PyAny>);
 pub struct HttpServerPlan {
     settings: HttpSettings,
     static_settings: Option<StaticSettings>,
+    health: Option<String>,
     access_log: Option<(AccessLogPlan, LogFormat)>,
     /// Listeners at every address of the machine: which one a connection came to is asked of the connection.
     wildcard_listeners: Vec<u16>,
@@ -31,6 +33,7 @@ impl HttpServerPlan {
         Ok(HttpServerPlan {
             settings: config.http_settings()?,
             static_settings: config.static_settings(),
+            health: config.health.clone(),
             access_log: access_log.map(|plan| plan.compile().map(|format| (plan, format))).transpose()?,
             wildcard_listeners: wildcards(py, listeners),
         })
@@ -41,6 +44,9 @@ impl HttpServerPlan {
         let access_log = self.access_log.as_ref().map(|(plan, format)| plan.open(format.clone())).transpose()?;
         let mut http = HttpServer::new(self.settings.clone(), access_log);
         self.wildcard_listeners.iter().for_each(|&listener| http.note_wildcard_listener(listener));
+        if let Some(path) = &self.health {
+            http.add_responder(Box::new(Health::at(path)));
+        }
         if let Some(settings) = &self.static_settings {
             let files = StaticFiles::open(settings.clone())?;
             if let Some(warning) = files.warning() {
