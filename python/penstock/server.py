@@ -153,7 +153,7 @@ class Worker:
                 report=_report,
                 on_quiet=self._quiet.set,
                 multithread=config.threads > 1 or config.reactors > 1,
-                multiprocess=False,
+                multiprocess=config.workers not in (None, 1),
                 access_log=access_log,
             )
             loop.reactor.attach_wsgi(server)

@@ -1002,6 +1002,17 @@ def test_several_reactors_have_threads_of_their_own(serve: Callable[..., Server]
         connection.close()
 
 
+def test_workers_serve_wsgi_and_say_that_they_are_several(serve: Callable[..., Server]) -> None:
+    server = serve(
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [])\n"
+        "    return [str(environ['wsgi.multiprocess']).encode()]\n",
+        "--workers",
+        "2",
+    )
+    assert server.get().endswith(b"\r\n\r\nTrue")
+
+
 def test_the_access_log_has_a_line_for_each_request(serve: Callable[..., Server]) -> None:
     server = serve(STOPPING_APP)
     server.get("/logged?x=1")
