@@ -46,6 +46,18 @@ def test_every_option_of_gunicorn_is_known():
     assert theirs - OURS - AWAITED == set()
 
 
+@pytest.mark.parametrize(
+    ("server", "theirs"),
+    [
+        ("uvicorn", [flag for each in UVICORN if isinstance(each, click.Option) for flag in each.opts]),
+        ("gunicorn", [flag for each in gunicorn.KNOWN_SETTINGS for flag in each.cli or ()]),
+    ],
+)
+def test_the_options_that_need_no_line_are_listed(server: str, theirs: list[str]):
+    own = {each.flag for each in SETTINGS.values()} | {"-c", "--config", "--check-config", "--print-config"}
+    assert list(foreign.SAME[server]) == [flag for flag in theirs if flag in own]
+
+
 def test_every_variable_of_gunicorn_is_known():
     known = {*SETTINGS, *foreign.BY_VARIABLE, *foreign.HOOKS, "wsgi_app", "config", "print_config", "check_config"}
     assert {str(each.name) for each in gunicorn.KNOWN_SETTINGS} - known - AWAITED_VARIABLES == set()
