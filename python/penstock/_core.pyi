@@ -72,8 +72,13 @@ class Reactor:
         descriptor that does not listen.
         """
 
-    def remove_listeners(self) -> None:
-        """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken."""
+    def remove_listeners(self, last: bool = False) -> None:
+        """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken.
+
+        As the `last` who holds them it lets nobody new in from now on, and takes a tenth of a second or two for those
+        whose handshake is under way, so that nobody who could connect is reset. Never say so of a listener that another
+        process holds: it would get no more connections.
+        """
 
     def drain(self) -> None:
         """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called.
@@ -109,14 +114,19 @@ class MainReactor:
         ValueError if another listener has the number, RuntimeError once stopped.
         """
 
-    def remove_listener(self, number: int) -> None:
-        """Accept no more from this listener. On return all that its clients believe accepted has been handed over.
+    def remove_listener(self, number: int, last: bool = False) -> None:
+        """Accept no more from this listener; `last` as for `Reactor.remove_listeners`.
+
+        On return all that its clients believe accepted has been handed over.
 
         Raises ValueError if there is none of this number, RuntimeError once stopped.
         """
 
-    def stop(self) -> None:
-        """Remove every listener and end the thread. Again: to no effect. Raises the OSError that ended it early."""
+    def stop(self, last: bool = False) -> None:
+        """Remove every listener, as `Reactor.remove_listeners` does, and end the thread. Again: to no effect.
+
+        Raises the OSError that ended it early.
+        """
 
     @property
     def deserted(self) -> bool:

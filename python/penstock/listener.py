@@ -40,25 +40,38 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
-class UnixListener(socket.socket):
+class OwnListener(socket.socket):
+    """A listening socket that this server opened, and knows by which process."""
+
+    def __init__(self, family: socket.AddressFamily) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self._opener = os.getpid()
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """False in a child, whose parent holds the listener, too."""
+        return self._opener == os.getpid()
+
+
+class UnixListener(OwnListener):
     """A listening Unix domain socket that removes its file when the process that made it closes it."""
 
     def __init__(self) -> None:
-        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._made: tuple[int, str, tuple[int, int]] | None = None
+        super().__init__(socket.AF_UNIX)
+        self._made: tuple[str, tuple[int, int]] | None = None
 
     def bind_file(self, path: str) -> None:
         self.bind(path)
         # Absolute: the application may change the working directory.
-        self._made = (os.getpid(), os.path.abspath(path), _identity(path))
+        self._made = (os.path.abspath(path), _identity(path))
         os.chmod(path, UDS_MODE)
 
     def close(self) -> None:
         made, self._made = self._made, None
-        if made is not None and made[0] == os.getpid():
+        if made is not None and self.is_of_this_process:
             with suppress(OSError):
-                if _identity(made[1]) == made[2]:
-                    os.unlink(made[1])
+                if _identity(made[0]) == made[1]:
+                    os.unlink(made[0])
         super().close()
 
 
@@ -139,6 +152,11 @@ def close_listeners(listeners: Iterable[socket.socket]) -> None:
         listener.close()
 
 
+def is_last_holder(listeners: Iterable[socket.socket]) -> bool:
+    """Whether no other process can have these listeners: none was inherited, and this one opened them."""
+    return all(isinstance(each, OwnListener) and each.is_of_this_process for each in listeners)
+
+
 def describe(listener: socket.socket) -> str:
     """Where a listener listens, as a person would write it: `http://127.0.0.1:8000`, `unix:/run/app.sock`."""
     name = listener.getsockname()
@@ -195,7 +213,7 @@ def _listen_on_each(
 def _bind_tcp(
     family: socket.AddressFamily, address: tuple[Any, ...], backlog: int | None, options: SocketOptions
 ) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = OwnListener(family)
     try:
         # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -127,10 +127,11 @@ class Worker:
     def let_nobody_in(self, loop: EventLoop) -> None:
         """It is time to stop: connections come no more."""
         logs.error_logger.info("Shutting down")
-        # The reactor's own descriptors are the last of a listener, if no other process has it: so clients are let in
-        # until the moment at which it takes those who wait, and are refused from then on.
+        # The reactor's own descriptors are the last of a listener, if no other process has it: it lets nobody in from
+        # here on, and takes those who wait.
+        is_last = listener.is_last_holder(self.listeners)
         listener.close_listeners(self.listeners)
-        loop.reactor.remove_listeners()
+        loop.reactor.remove_listeners(last=is_last)
 
     async def _drain(self, loop: EventLoop, server: _core.AsgiServer) -> None:
         """Let the requests under way finish, and end those that take too long."""
