@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any, Final, TypedDict, final
 
 from .config import ServerConfig
@@ -61,6 +62,9 @@ class Reactor:
 
     def handle(self) -> ReactorHandle:
         """For a main reactor, which hands connections over to this one. From any thread."""
+
+    def attach_wsgi(self, wsgi: WsgiServer) -> None:
+        """Serve HTTP with this WSGI application, on its own threads, on every listener added from now on."""
 
     def attach_asgi(self, asgi: AsgiServer) -> None:
         """Serve HTTP with this application on every listener added from now on."""
@@ -162,6 +166,115 @@ class AsgiServer:
 
     def suspended_tasks(self) -> list[asyncio.Task[None]]:
         """The tasks of requests whose application is suspended, answered or not."""
+
+@final
+class WsgiServer:
+    """A WSGI application attached to a reactor, and the pool of threads that call it."""
+
+    def __new__(
+        cls,
+        app: Callable[..., Any],
+        config: ServerConfig,
+        *,
+        listeners: Sequence[tuple[str, tuple[str, int | None] | None]],
+        errors: object,
+        report: Callable[[str, BaseException | None], object],
+        on_quiet: Callable[[], object],
+        multithread: bool,
+        multiprocess: bool,
+        access_log: AccessLogPlan | None = None,
+    ) -> WsgiServer:
+        """Made within the context that every request's is a copy of.
+
+        `listeners`, `report`, `on_quiet`, `access_log`: as an `AsgiServer` has them. `errors`: `wsgi.errors`.
+        """
+
+    def run_thread(self) -> None:
+        """Serve requests on this thread until `close`. The server must be attached."""
+
+    def close(self) -> None:
+        """Let the threads go, each when it has nothing to do any more. From any thread."""
+
+    def figures(self) -> PoolFigures:
+        """The pool as it is now. From any thread."""
+
+class PoolFigures(TypedDict):
+    """`threads`, and those `busy` with the application; requests `queued` for one now, and the most that ever were;
+    since the pool began, requests `taken` by threads, those `rejected` (answered 503 because the queue was full), and
+    how long those taken had waited, in all."""
+
+    threads: int
+    busy: int
+    queued: int
+    most_queued: int
+    taken: int
+    rejected: int
+    waited_s: float
+
+@final
+class StartResponse:
+    """What `start_response` belongs to. Called, it is the `write` that `start_response` returns."""
+
+    def start_response(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: tuple[type[BaseException], BaseException, TracebackType] | None = None,
+    ) -> Callable[[bytes], None]:
+        """Begin the response. Until its head has left it can be begun anew, if `exc_info` tells why.
+
+        Raises TypeError or ValueError for a status or header out of order, AssertionError for a second call without
+        `exc_info`, and what `exc_info` holds if the head has left.
+        """
+
+    def __call__(self, data: bytes) -> None:
+        """Send a piece of the body at once. Raises ClientDisconnected when the client has gone."""
+
+@final
+class WsgiInput:
+    """`wsgi.input`: a request's body. Reading waits for what has not arrived.
+
+    Raises ClientDisconnected if the client goes before its request is whole.
+    """
+
+    def read(self, size: int | None = None) -> bytes:
+        """At most `size` bytes, fewer only at the body's end; all there are without a size."""
+
+    def readline(self, size: int | None = None) -> bytes:
+        """A line with its newline, or at most `size` bytes of it."""
+
+    def readlines(self, hint: int | None = None) -> list[bytes]:
+        """The lines that are left; with a `hint`, until they are that many bytes."""
+
+    def __iter__(self) -> WsgiInput:
+        """Itself: iterating yields lines."""
+
+    def __next__(self) -> bytes:
+        """The next line."""
+
+@final
+class FileWrapper:
+    """`wsgi.file_wrapper`: a file as a response's body. A regular one is sent by the kernel; any other is read."""
+
+    def __new__(cls, filelike: Any, blksize: int = 8192) -> FileWrapper:
+        """`filelike`: what has `read(size)`. `blksize`: how much is read at once, where it has to be read."""
+
+    @property
+    def filelike(self) -> Any:
+        """The file, from where it stands."""
+
+    @property
+    def blksize(self) -> int:
+        """How many bytes a block has."""
+
+    def __iter__(self) -> FileWrapper:
+        """Itself: iterating yields blocks."""
+
+    def __next__(self) -> bytes:
+        """The next block."""
+
+    def close(self) -> None:
+        """Close the file, if it can be closed."""
 
 @final
 class HttpCycle:

@@ -2,13 +2,18 @@
 
 mod access_log;
 mod asgi;
+mod config;
+mod file_position;
 mod guarded;
+mod http_server;
 mod load;
 mod main_reactor;
 mod owners;
 mod reactor;
+mod request_bytes;
 mod service;
 mod socket_options;
+mod wsgi;
 
 use pyo3::prelude::*;
 
@@ -27,6 +32,8 @@ mod _core {
     use super::reactor::{Reactor, ReactorHandle};
     #[pymodule_export]
     use super::socket_options::{get_socket_option, set_socket_option, socket_option_table};
+    #[pymodule_export]
+    use super::wsgi::{FileWrapper, StartResponse, WsgiInput, WsgiServer};
 
     use super::*;
 

@@ -2,14 +2,17 @@
 
 use std::os::fd::OwnedFd;
 
+use super::wsgi::Desk;
 use crate::core::buffer::Lease;
 use crate::core::poller::Readiness;
 use crate::core::{CloseReason, Io, Service, Token};
 use crate::reactor::Mail;
-use crate::server::http::{HttpConnection, HttpServer};
+use crate::server::http::{HttpConnection, HttpEvent, HttpServer};
 
 pub struct PyService {
     pub http: Option<HttpServer>,
+    /// Where a WSGI application's threads get their requests; then the events of `http` are not for the loop's thread.
+    pub desk: Option<Desk>,
     /// Listeners of the HTTP server and their numbers; those that were removed, too, since their last connections may
     /// come later.
     pub listeners: Vec<(Token, u16)>,
@@ -20,9 +23,27 @@ pub struct PyService {
 type PyIo = Io<HttpConnection>;
 
 impl PyService {
-    /// Whether something waits for Python.
+    /// Whether something waits for Python, on this thread.
     pub fn has_events(&self) -> bool {
-        self.http.as_ref().is_some_and(HttpServer::has_events)
+        match &self.desk {
+            Some(desk) => desk.is_quiet(),
+            None => self.http.as_ref().is_some_and(HttpServer::has_events),
+        }
+    }
+
+    /// The next of it.
+    pub fn next_event(&mut self) -> Option<HttpEvent> {
+        match &mut self.desk {
+            Some(desk) => desk.take_quiet().then_some(HttpEvent::Quiet),
+            None => self.http.as_mut()?.next_event(),
+        }
+    }
+
+    /// Between two turns, detached: what the threads of a WSGI application have for the loop, and it for them.
+    pub fn serve_threads(&mut self, io: &mut PyIo) {
+        if let (Some(desk), Some(http)) = (&mut self.desk, &mut self.http) {
+            desk.work(http, io);
+        }
     }
 }
 

@@ -260,10 +260,42 @@ impl HttpServer {
         Take::Wait
     }
 
+    /// For an application that should not be asked before the body is there: how much of it is. `NotYet`: a
+    /// `HttpEvent::Body` tells when to ask again, and the request stays as it is until then.
+    pub fn gather_body(&mut self, io: &mut HttpIo, token: Token, enough_bytes: usize) -> Gathered {
+        let exchange = io.state(token).and_then(|connection| connection.active.as_deref_mut());
+        let Some(exchange) = exchange.filter(|exchange| exchange.in_progress()) else { return Gathered::Gone };
+        if exchange.stage == Stage::Whole {
+            return if exchange.body_bytes() > 0 { Gathered::Some } else { Gathered::None };
+        }
+        if exchange.body_bytes() >= enough_bytes {
+            return Gathered::Some;
+        }
+        if exchange.head.expect_continue && !exchange.is_continued {
+            // It is for the application to say whether the client may send it.
+            return Gathered::None;
+        }
+        exchange.own_head();
+        exchange.receive_waiting = true;
+        Gathered::NotYet
+    }
+
     /// Whether the peer can still be answered.
     pub fn is_connected(&self, io: &mut HttpIo, token: Token) -> bool {
         io.state(token).and_then(|connection| connection.active.as_ref()).is_some_and(|exchange| exchange.in_progress())
     }
+}
+
+/// How much of a request's body is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gathered {
+    /// Nothing, and more does not come unasked.
+    None,
+    /// All of it, or enough.
+    Some,
+    NotYet,
+    /// The peer is gone.
+    Gone,
 }
 
 /// How a piece of input was taken.

@@ -166,6 +166,12 @@ impl HttpServer {
         }
     }
 
+    /// 503 for a request that the application has no room for.
+    pub fn refuse_overload(&mut self, io: &mut HttpIo, token: Token) {
+        self.owed.push((token, Owed::Refusal(HttpError::OVERLOADED)));
+        self.answer_natively(io);
+    }
+
     /// Answer what the server answers by itself. An answer can begin the connection's next request, whose own is then
     /// given here too.
     pub(super) fn answer_natively(&mut self, io: &mut HttpIo) {
