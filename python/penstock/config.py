@@ -165,13 +165,15 @@ class Seconds(Kind):
 class Choice(Kind):
     metavar: ClassVar[str] = "CHOICE"
     choices: tuple[str, ...]
+    # What else one may be called, by users of other servers.
+    also: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @property
     def expectation(self) -> str:
         return f"one of {', '.join(self.choices)}"
 
     def parse(self, text: str) -> object:
-        return text.lower()
+        return self.also.get(text.lower(), text.lower())
 
     def accepts(self, value: object) -> bool:
         return value in self.choices
@@ -429,7 +431,7 @@ class ServerConfig:
     )
     interface: Interface = setting(
         "auto",
-        Choice(("auto", "asgi", "wsgi")),
+        Choice(("auto", "asgi", "wsgi"), also={"asgi3": "asgi"}),
         group=APPLICATION,
         help="What the application speaks: told by how it is called (auto: coroutines and three arguments are ASGI, "
         "two arguments WSGI), or the one named.",

@@ -104,6 +104,7 @@ def test_values_are_put_in_our_terms():
         "timeout_keep_alive_s": 2,
         "limit_target_size": 1048576,
     }
+    assert values(choices("--interface", "asgi3", "--threads", "3")) == {"interface": "asgi", "threads": 3}
     assert values(choices("--h11-max-incomplete-event-size", "4096")) == {"limit_head_size": 4096}
 
 
@@ -337,12 +338,12 @@ def test_every_option_of_ours_is_in_the_command():
 # What is not of this part of the server.
 AWAITED = {
     *("-w", "--workers", "--limit-max-requests", "--limit-max-requests-jitter", "--max-requests"),
-    *("--max-requests-jitter", "-t", "--timeout", "--timeout-worker-healthcheck", "--preload", "--threads"),
-    *("--interface", "-p", "--pid", "-u", "--user", "-g", "--group", "-m", "--umask"),
+    *("--max-requests-jitter", "-t", "--timeout", "--timeout-worker-healthcheck", "--preload"),
+    *("-p", "--pid", "-u", "--user", "-g", "--group", "-m", "--umask"),
     *("--control-socket", "--control-socket-mode", "--no-control-socket"),
 }
 AWAITED_VARIABLES = {
     *("workers", "max_requests"),
-    *("max_requests_jitter", "timeout", "preload_app", "threads", "pidfile", "user", "group", "umask"),
+    *("max_requests_jitter", "timeout", "preload_app", "pidfile", "user", "group", "umask"),
     *("control_socket", "control_socket_mode", "control_socket_disable"),
 }

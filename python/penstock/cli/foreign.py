@@ -315,14 +315,14 @@ dirty_worker_exit
 HOOKS = dict.fromkeys(_HOOK_NAMES.split(), _HOOK) | {"ssl_context": _TLS}
 
 _SAME_AS_UVICORN = """
---host --port --uds --fd --reload --reload-dir --reload-include --reload-exclude --reload-delay --lifespan --env-file
---log-config --log-level --access-log --use-colors --proxy-headers --server-header --date-header --forwarded-allow-ips
---root-path --limit-concurrency --backlog --timeout-keep-alive --timeout-graceful-shutdown --header --app-dir
---factory
+--host --port --uds --fd --reload --reload-dir --reload-include --reload-exclude --reload-delay --lifespan --interface
+--env-file --log-config --log-level --access-log --use-colors --proxy-headers --server-header --date-header
+--forwarded-allow-ips --root-path --limit-concurrency --backlog --timeout-keep-alive --timeout-graceful-shutdown
+--header --app-dir --factory
 """
 _SAME_AS_GUNICORN = """
--c --config --bind --backlog --reload --check-config --print-config --chdir --forwarded-allow-ips --access-logfile
---access-logformat --error-logfile --log-level --log-config --proxy-protocol --root-path
+-c --config --bind --backlog --threads --reload --check-config --print-config --chdir --forwarded-allow-ips
+--access-logfile --access-logformat --error-logfile --log-level --log-config --proxy-protocol --root-path
 """
 # Options of theirs that are settings here by the same name, with the same meaning.
 SAME: Mapping[str, tuple[str, ...]] = MappingProxyType(
