@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from . import _core, importer, listener, logs
+from . import _core, identity, importer, listener, logs
 from .config import ServerConfig
 from .event_loop import EventLoop
 from .interface import interface_of
@@ -30,10 +30,26 @@ _CANCEL_GRACE_S = 1.0
 
 def serve(app: str | Callable[..., Any], config: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM. Raises `PenstockError` for what its user can put right."""
-    application = importer.load_app(app, factory=config.factory)
-    listeners = listener.open_listeners(config)
+    if config.is_supervised:
+        from .supervisor import supervise
+
+        supervise(app, config)
+    else:
+        serve_alone(app, config)
+
+
+def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
+    """Serve in this process, which nobody replaces."""
+    identity.check(config)
+    listeners: list[socket.socket] = []
     try:
-        with asyncio.Runner(loop_factory=lambda: EventLoop(config.poller)) as runner:
+        if identity.is_asked(config):
+            # Sockets may need the rights that the application shall not have.
+            listeners = listener.open_listeners(config)
+        identity.become(config)
+        application = importer.load_app(app, factory=config.factory)
+        listeners = listeners or listener.open_listeners(config)
+        with identity.pid_file(config.pid), asyncio.Runner(loop_factory=lambda: EventLoop(config.poller)) as runner:
             runner.run(_serve(application, listeners, config))
     finally:
         listener.close_listeners(listeners)
@@ -79,6 +95,8 @@ class Worker:
         self._stop = asyncio.Event()
         self._quiet = asyncio.Event()
         self._hurry = asyncio.Event()
+        # Leaving has time: somebody else serves already.
+        self._has_patience = False
 
     async def main(self) -> None:
         with logging_process():
@@ -103,8 +121,9 @@ class Worker:
 
     def stop(self) -> None:
         """Stop gracefully; asked again, without waiting for requests under way."""
-        if self._stop.is_set():
+        if self._stop.is_set() and not self._has_patience:
             self._hurry.set()
+        self._has_patience = False
         self._stop.set()
 
     def _attach(self, loop: EventLoop, state: dict[str, Any]) -> _core.AsgiServer:
@@ -149,16 +168,17 @@ class Worker:
 
     def let_nobody_in(self, loop: EventLoop) -> None:
         """It is time to stop: connections come no more."""
-        logs.error_logger.info("Shutting down")
         # The reactor's own descriptors are the last of a listener, if no other process has it: it lets nobody in from
         # here on, and takes those who wait.
         is_last = listener.is_last_holder(self.listeners)
         listener.close_listeners(self.listeners)
         loop.reactor.remove_listeners(last=is_last)
+        # Only now: whoever reads it may rely on it.
+        logs.error_logger.info("Shutting down")
 
     async def _drain(self, loop: EventLoop, server: _core.AsgiServer | WsgiThreads) -> None:
         """Let the requests under way finish, and end those that take too long."""
-        loop.reactor.drain()
+        loop.reactor.drain(self._has_patience)
         if loop.reactor.requests_in_progress:
             logs.error_logger.info("Waiting for connections to close. (CTRL+C to force quit)")
         if await self._have_ended_within(server, self.config.timeout_graceful_shutdown_s):

@@ -17,7 +17,9 @@ use pyo3::types::{PyDict, PyList};
 use super::asgi::AsgiServer;
 use super::guarded::Guarded;
 use super::owners;
+use super::scoreboard::Scoreboard;
 use super::service::PyService;
+use super::tcp::StreamServer;
 use super::wsgi::{Desk, WsgiServer};
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
@@ -25,8 +27,11 @@ use crate::core::{EventLoop, Hold, Token};
 use crate::metrics::ReactorCounters;
 use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
+use crate::reactor::fair_share::{ACCEPTS_PER_TURN, FairShare};
+use crate::reactor::scoreboard::Reporter;
 use crate::reactor::{Mail, SubReactorHandle};
 use crate::server::http::{HttpEvent, HttpServer};
+use crate::server::tcp::Streams;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
@@ -47,6 +52,8 @@ pub(super) struct Inner {
     watches: HashMap<RawFd, Token>,
     pub asgi: Option<Py<AsgiServer>>,
     wsgi: Option<Py<WsgiServer>>,
+    /// By the number of their endpoint.
+    pub stream_servers: HashMap<u16, Py<StreamServer>>,
 }
 
 #[pyclass(frozen, weakref, module = "penstock._core")]
@@ -131,6 +138,9 @@ impl Reactor {
                 Some(_) => turn_for_threads(whole.0, timeout, woken),
             }
         })?;
+        if let Some(reporter) = &inner.event_loop.service.reporter {
+            reporter.work();
+        }
         let mut released = std::mem::take(inner.event_loop.io.take_released());
         drop(entered);
         if !released.is_empty() {
@@ -140,13 +150,34 @@ impl Reactor {
         Ok(())
     }
 
+    /// Handle the next event of the streams. False if there is none.
+    fn run_stream_event(&self, py: Python<'_>) -> PyResult<bool> {
+        let mut entered = self.inner.enter()?;
+        let Some(inner) = entered.as_mut() else { return Ok(false) };
+        let EventLoop { io, service, .. } = &mut inner.event_loop;
+        let Some(event) = service.streams.next_event() else { return Ok(false) };
+        let number = service.streams.endpoint_of(io, &event);
+        let server = number.and_then(|number| inner.stream_servers.get(&number)).map(|server| server.clone_ref(py));
+        drop(entered);
+        if let Some(server) = server {
+            StreamServer::handle(server.bind(py), event)?;
+        }
+        Ok(true)
+    }
+
     /// Run the events of this turn, within the budget. Returns whether some are left.
     fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
         let began = Instant::now();
+        while self.run_stream_event(py)? {
+            if began.elapsed() >= ATTACHED_BUDGET {
+                break;
+            }
+        }
         loop {
             let mut entered = self.inner.enter()?;
             let Some(inner) = entered.as_mut() else { return Ok(false) };
-            let Some(event) = inner.event_loop.service.next_event() else { return Ok(false) };
+            let streams_left = inner.event_loop.service.streams.has_events();
+            let Some(event) = inner.event_loop.service.next_event() else { return Ok(streams_left) };
             let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
             let wsgi = inner.wsgi.as_ref().map(|wsgi| wsgi.clone_ref(py));
             drop(entered);
@@ -251,11 +282,20 @@ impl Reactor {
     #[pyo3(signature = (poller = "auto"))]
     fn new(poller: &str) -> PyResult<Self> {
         let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
-        let service = PyService { http: None, desk: None, listeners: Vec::new(), ready: Vec::new() };
+        let service = PyService {
+            http: None,
+            desk: None,
+            streams: Streams::default(),
+            listeners: Vec::new(),
+            ready: Vec::new(),
+            reporter: None,
+            fair_share: None,
+        };
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
         let handle = SubReactorHandle::of(&event_loop);
-        let inner = Inner { event_loop, watches: HashMap::new(), asgi: None, wsgi: None };
+        let inner =
+            Inner { event_loop, watches: HashMap::new(), asgi: None, wsgi: None, stream_servers: HashMap::new() };
         Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), handle, counters })
     }
 
@@ -381,18 +421,49 @@ impl Reactor {
     fn remove_listeners(&self, last: bool) -> PyResult<()> {
         self.with(|inner| {
             let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if let Some(share) = service.fair_share.take() {
+                share.leave(io);
+            }
             service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token, hold(last)));
         })
     }
 
+    /// Stop accepting: close this reactor's descriptors of its listeners, which other processes hold, too. Who waits there
+    /// is theirs.
+    fn leave_listeners(&self) -> PyResult<()> {
+        self.with(|inner| {
+            let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if let Some(share) = service.fair_share.take() {
+                share.leave(io);
+            }
+            service.listeners.iter().for_each(|&(token, _)| io.leave_listener(token));
+        })
+    }
+
+    /// Tell of this reactor in a slot of the scoreboard, from now on. With `shares`, leave connections to the other workers
+    /// that are ready while this one has more than its share.
+    fn report_to(&self, scoreboard: &Scoreboard, slot: usize, shares: bool) -> PyResult<()> {
+        let reporter = Reporter { board: scoreboard.0.clone(), slot: scoreboard.check(slot)? };
+        self.with(|inner| {
+            let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if shares {
+                io.limit_accepts(ACCEPTS_PER_TURN);
+                service.fair_share = Some(FairShare::new(io, reporter.clone())?);
+            }
+            service.reporter = Some(reporter);
+            Ok(())
+        })?
+    }
+
     /// Close idle connections now, and the others after the response they wait for. What was handed over by now is among
-    /// them.
-    fn drain(&self) -> PyResult<()> {
+    /// them. With `patience`, idle ones stay as long as they might have been kept alive, and have one more answer.
+    #[pyo3(signature = (patience = false))]
+    fn drain(&self, patience: bool) -> PyResult<()> {
         self.with(|inner| {
             inner.event_loop.take_mail();
             let EventLoop { io, service, .. } = &mut inner.event_loop;
             if let Some(http) = &mut service.http {
-                http.drain(io);
+                http.drain(io, patience);
             }
         })
     }
@@ -420,12 +491,18 @@ impl Reactor {
         if let Some(mut inner) = inner {
             let asgi = inner.asgi.take();
             let desk = inner.event_loop.service.desk.take();
+            let stream_servers = std::mem::take(&mut inner.stream_servers);
+            let mut objects = inner.event_loop.service.streams.take_objects(&mut inner.event_loop.io);
             let mut released = inner.event_loop.shut_down();
             released.extend(desk.into_iter().flat_map(Desk::shut_down));
             drop(inner);
             owners::release(py, &mut released);
+            objects.drain(..).for_each(|object| super::tcp::release_object(py, object));
             if let Some(asgi) = asgi {
                 asgi.get().forget_requests(py);
+            }
+            for server in stream_servers.values() {
+                server.get().forget();
             }
         }
         Ok(())

@@ -5,36 +5,36 @@
 
 mod cycle;
 mod extensions;
-mod names;
+pub(super) mod names;
 mod reply;
 mod scope;
 mod spare_dict;
-mod task;
 
 use std::collections::HashMap;
+use std::ptr;
 
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 pub use cycle::{BORROW_FROM_BYTES, ClientDisconnected, HttpCycle};
-pub use task::{copy_context, current_context, in_context};
 
 use super::access_log::AccessLogPlan;
 use super::config::ServerConfig;
 use super::guarded::Guarded;
 use super::http_server::{HttpServerPlan, ListenerAddress};
 use super::reactor::Reactor;
+use super::task::{self, SpareTasks, Step};
 use crate::core::Token;
 use crate::server::http::{HttpEvent, HttpServer};
 use cycle::Ending;
 use scope::ScopeBuilder;
-use task::{SpareTasks, Step};
 
 /// Slots that the binding does not offer are filled in once, before the first object of a type exists.
 pub fn prepare_types(py: Python<'_>) -> PyResult<()> {
     reply::prepare_type(py);
-    task::prepare_type(py);
     Ok(())
 }
 
@@ -183,10 +183,13 @@ impl AsgiServer {
             Some(spare) => spare,
             None => {
                 let make = server.state.enter()?.spares.maker(py);
-                make.make(slf)?
+                make.make(py)?
             }
         };
-        match spare.run_first_step(py, &context, &server.app, &scope, &cycle)? {
+        let receive = cycle.getattr(names::receive(py))?;
+        let send = cycle.getattr(names::send(py))?;
+        let call = || steppable(call3(py, &server.app, scope.as_any(), &receive, &send)?);
+        match spare.run_first_step(py, &context, call)? {
             Step::Returned => {
                 server.finish(py, cycle.get(), None)?;
             }
@@ -196,7 +199,8 @@ impl AsgiServer {
             Step::Suspended { coroutine, pending } => {
                 server.state.enter()?.add_suspended(cycle.clone().unbind());
                 cycle.get().set_task(spare.task.clone_ref(py))?;
-                return spare.adopt(py, coroutine, pending, context.unbind(), cycle.unbind());
+                let ending = Box::new(RequestEnding(cycle.unbind()));
+                return spare.adopt(py, coroutine, pending, context.unbind(), ending);
             }
         }
         if spare.is_as_new(py) {
@@ -301,5 +305,46 @@ impl AsgiServer {
                 let _ = spare.discard(py);
             }
         }
+    }
+}
+
+/// An application's coroutine that had been suspended ends its request.
+struct RequestEnding(Py<HttpCycle>);
+
+impl task::Ending for RequestEnding {
+    fn ended(self: Box<Self>, py: Python<'_>, error: Option<PyErr>) -> PyResult<()> {
+        let cycle = self.0.get();
+        cycle.server(py).get().finish(py, cycle, error)
+    }
+}
+
+/// A native coroutine can be stepped as it is; another awaitable through its iterator.
+fn steppable(returned: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: attached; only the object's type is looked at.
+    if unsafe { ffi::PyCoro_CheckExact(returned.as_ptr()) } != 0 {
+        return Ok(returned);
+    }
+    let py = returned.py();
+    returned.call_method0(names::await_(py)).map_err(|_| {
+        PyTypeError::new_err(format!(
+            "an ASGI application must be `async def app(scope, receive, send)`: this one returned {} instead of a \
+             coroutine",
+            returned.repr().map_or_else(|_| "something else".to_owned(), |text| text.to_string())
+        ))
+    })
+}
+
+fn call3<'py>(
+    py: Python<'py>,
+    callable: &Py<PyAny>,
+    first: &Bound<'py, PyAny>,
+    second: &Bound<'py, PyAny>,
+    third: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let arguments = [first.as_ptr(), second.as_ptr(), third.as_ptr()];
+    // SAFETY: attached; three live arguments; returns a new reference or null with an exception.
+    unsafe {
+        let result = ffi::PyObject_Vectorcall(callable.as_ptr(), arguments.as_ptr(), 3, ptr::null_mut());
+        Bound::from_owned_ptr_or_err(py, result)
     }
 }

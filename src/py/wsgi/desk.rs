@@ -14,7 +14,8 @@ use crate::core::buffer::Owner;
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
 use crate::core::{Io, Token};
 use crate::protocol::http1::ResponseError;
-use crate::server::http::{Gathered, HttpConnection, HttpEvent, HttpServer, RespondError, Take};
+use crate::server::Connection;
+use crate::server::http::{Gathered, HttpEvent, HttpServer, RespondError, Take};
 
 /// So much of a body is waited for before a thread is given the request: slow clients keep no thread waiting.
 const GATHERED_BYTES: usize = 64 * 1024;
@@ -35,7 +36,7 @@ pub struct Desk {
     is_quiet: bool,
 }
 
-type HttpIo = Io<HttpConnection>;
+type HttpIo = Io<Connection>;
 
 impl Desk {
     pub fn new(pool: Arc<Pool>) -> Self {

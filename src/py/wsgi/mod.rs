@@ -27,10 +27,11 @@ pub use input::WsgiInput;
 pub use response::StartResponse;
 
 use super::access_log::AccessLogPlan;
-use super::asgi::{copy_context, current_context, in_context, tells_of_disconnect};
+use super::asgi::tells_of_disconnect;
 use super::config::ServerConfig;
 use super::http_server::{HttpServerPlan, ListenerAddress};
 use super::owners;
+use super::task::{copy_context, current_context, in_context};
 use crate::core::mailbox::MailSender;
 use crate::reactor::Mail;
 use crate::server::http::HttpServer;
