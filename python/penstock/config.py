@@ -197,13 +197,15 @@ class Seconds(Kind):
 class Choice(Kind):
     metavar: ClassVar[str] = "CHOICE"
     choices: tuple[str, ...]
+    # What else one may be called, by users of other servers.
+    also: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @property
     def expectation(self) -> str:
         return f"one of {', '.join(self.choices)}"
 
     def parse(self, text: str) -> object:
-        return text.lower()
+        return self.also.get(text.lower(), text.lower())
 
     def accepts(self, value: object) -> bool:
         return value in self.choices
@@ -463,7 +465,7 @@ class ServerConfig:
     )
     interface: Interface = setting(
         "auto",
-        Choice(("auto", "asgi", "wsgi")),
+        Choice(("auto", "asgi", "wsgi"), also={"asgi3": "asgi"}),
         group=APPLICATION,
         help="What the application speaks: told by how it is called (auto: coroutines and three arguments are ASGI, "
         "two arguments WSGI), or the one named.",
@@ -855,21 +857,32 @@ class Contradiction:
     applies: Callable[[Any, Any], bool] = lambda one, other: True
 
 
+def _wants_reload(reload: bool, other: object) -> bool:
+    return reload and other not in (1, False, None)
+
+
 WHERE_SETTINGS = ("uds", "fd", "bind", "host", "port")
 _BOTH_SAY_WHERE = "{one} and {other} both say where to listen: give one of them"
-_CONTRADICTIONS = [
-    Contradiction(one, other, _BOTH_SAY_WHERE)
-    for one, other in itertools.combinations(WHERE_SETTINGS, 2)
-    if (one, other) != ("host", "port")
-] + [
-    Contradiction(
-        one,
-        "access_log",
-        "{one} asks for an access log and {other} for none: give one of them",
-        lambda _, wanted: not wanted,
-    )
-    for one in ("access_logfile", "access_logformat")
-]
+_CONTRADICTIONS = (
+    [
+        Contradiction(one, other, _BOTH_SAY_WHERE)
+        for one, other in itertools.combinations(WHERE_SETTINGS, 2)
+        if (one, other) != ("host", "port")
+    ]
+    + [
+        Contradiction(
+            one,
+            "access_log",
+            "{one} asks for an access log and {other} for none: give one of them",
+            lambda _, wanted: not wanted,
+        )
+        for one in ("access_logfile", "access_logformat")
+    ]
+    + [
+        Contradiction("reload", one, "{one} serves in one process that starts anew: leave {other} out", _wants_reload)
+        for one in ("workers", "control", "preload", "limit_max_requests", "worker_lifetime_s", "worker_max_rss")
+    ]
+)
 
 
 def contradictions(given: Mapping[str, Any], called: Mapping[str, str] | None = None) -> list[ConfigError]:

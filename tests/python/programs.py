@@ -25,6 +25,8 @@ PACKAGES = {
     "h2load": "nghttp2-client",
     "haproxy": "haproxy",
     "nginx": "nginx",
+    "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
     "wrk": "wrk",
 }
 """Of Debian, by the program in them."""

@@ -93,7 +93,7 @@ def test_nobody_is_let_in_after_the_stop_began(serve: Serve) -> None:
         connection.sendall(get("/slow"))
         server.wait_for_log("slow begins")
         server.signal(signal.SIGTERM)
-        server.wait_for_log("Shutting down")
+        server.wait_for_log("Waiting for connections to close")
         # Nobody is answered from here on: neither reset nor, before the port is free, refused.
         with pytest.raises(ConnectionRefusedError):
             server.connect()
