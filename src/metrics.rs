@@ -100,6 +100,8 @@ counters! {
     bodies_timed_out,
     /// Requests beyond the limit of those in progress, answered with 503.
     requests_over_limit,
+    /// Of those, requests to a WSGI application whose threads were all busy, and their queue full.
+    requests_not_queued,
     /// Connections beyond a limit, answered with 503.
     connections_over_limit,
     /// Connections closed because they were idle for too long.

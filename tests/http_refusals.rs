@@ -8,15 +8,16 @@ use penstock::core::poller::Readiness;
 use penstock::core::poller::simulated::{FaultPlan, SimulatedNetwork, SimulatedPeer};
 use penstock::core::{CloseReason, EventLoop, Io, Service, Token};
 use penstock::protocol::http1::ResponseError;
-use penstock::server::http::{HttpConnection, HttpEvent, HttpServer, HttpSettings};
+use penstock::server::Connection;
+use penstock::server::http::{HttpEvent, HttpServer, HttpSettings};
 
-type HttpIo = Io<HttpConnection>;
+type HttpIo = Io<Connection>;
 
 /// A reactor that serves HTTP and nothing else.
 struct Server(HttpServer);
 
 impl Service for Server {
-    type Connection = HttpConnection;
+    type Connection = Connection;
     type Mail = ();
 
     fn accepted(&mut self, io: &mut HttpIo, _listener: Token, fd: OwnedFd) {
@@ -40,7 +41,7 @@ impl Service for Server {
     fn expired(&mut self, io: &mut HttpIo, token: Token) {
         self.0.expired(io, token);
     }
-    fn closed(&mut self, _io: &mut HttpIo, token: Token, state: HttpConnection, reason: CloseReason) {
+    fn closed(&mut self, _io: &mut HttpIo, token: Token, state: Connection, reason: CloseReason) {
         self.0.closed(token, state, reason);
     }
     fn ready(&mut self, _io: &mut HttpIo, _token: Token, _readiness: Readiness) {}

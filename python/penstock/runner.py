@@ -67,17 +67,24 @@ def _change_directory(path: str) -> None:
 
 def start(app: str | Callable[..., Any], config: ServerConfig, *, notes: Iterable[str] = ()) -> None:
     """Serve until stopped. `notes` are logged first."""
-    from . import logs, server
+    from . import logs
 
     config = prepare(app, config)
     for note in notes:
         logs.error_logger.warning("%s", note)
-    server.serve(app, config)
+    if config.reload:
+        from .reload import serve_reloading
+
+        serve_reloading(app, config)
+    else:
+        from .server import serve
+
+        serve(app, config)
 
 
 @_with_settings_of(ServerConfig)
 def run(app: str | Callable[..., Any], config: ServerConfig) -> None:
-    """Serve an ASGI application, `"module:attribute"` or the callable itself, until Ctrl-C or SIGTERM.
+    """Serve an ASGI or WSGI application, `"module:attribute"` or the callable itself, until Ctrl-C or SIGTERM.
 
     Every setting of `ServerConfig` is a keyword argument: `penstock.run(app, host="::", port=8080)`. The environment
     is not read. Raises `PenstockError` for what a user can put right: `ConfigError`, `AppImportError`,

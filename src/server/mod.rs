@@ -1,4 +1,9 @@
 //! Servers: protocols bound to connections. They know a reactor's `Io` and no interpreter.
 
+pub mod health;
 pub mod http;
+mod slot;
 pub mod static_files;
+pub mod tcp;
+
+pub use slot::Connection;

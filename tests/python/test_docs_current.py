@@ -29,7 +29,12 @@ def test_the_settings_page_has_every_flag_and_variable():
 
 
 # How the server itself stops and is replaced.
-NO_LIMITS_OF_A_PEER = {"--timeout-graceful-shutdown"}
+NO_LIMITS_OF_A_PEER = {
+    "--timeout-graceful-shutdown",
+    "--timeout-worker",
+    "--limit-max-requests",
+    "--limit-max-requests-jitter",
+}
 
 # As the page has them: 32 KiB, 100 lines, 8 KiB; 10 s, 20 s, 20 s, 5 s; 128 bytes/s.
 DEFAULTS = {

@@ -65,6 +65,9 @@ pub(super) struct Exchange {
     /// Body bytes thrown away after the response.
     pub unread: u64,
     pub is_head: bool,
+    pub is_get: bool,
+    /// A subscription to events: answered with them, to a GET, as EventSource asks.
+    pub is_subscription: bool,
     pub keep_alive: bool,
     pub peer_ended: bool,
     /// The next request waits until the peer has taken more of the last responses.
@@ -102,6 +105,8 @@ impl Default for Exchange {
             is_continued: false,
             unread: 0,
             is_head: false,
+            is_get: false,
+            is_subscription: false,
             keep_alive: true,
             peer_ended: false,
             held_back: false,
@@ -150,7 +155,8 @@ impl Exchange {
         empty(&mut self.body);
         (self.body_received, self.body_received_in_window) = (0, 0);
         (self.body_delivered, self.receive_waiting, self.is_continued) = (false, false, false);
-        (self.is_head, self.keep_alive, self.unread) = (false, true, 0);
+        (self.is_head, self.is_get, self.is_subscription) = (false, false, false);
+        (self.keep_alive, self.unread) = (true, 0);
         (self.answer, self.status) = (Answer::Unstarted, 0);
         (self.trailers_follow, self.forwarded) = (false, None);
         self.log.clear();

@@ -167,6 +167,12 @@ impl HttpServer {
         }
     }
 
+    /// 503 for a request that the application has no room for.
+    pub fn refuse_overload(&mut self, io: &mut HttpIo, token: Token) {
+        self.owed.push((token, Owed::Refusal(HttpError::OVERLOADED)));
+        self.answer_natively(io);
+    }
+
     /// Answer what the server answers by itself. An answer can begin the connection's next request, whose own is then
     /// given here too.
     pub(super) fn answer_natively(&mut self, io: &mut HttpIo) {
@@ -183,7 +189,7 @@ impl HttpServer {
 
     fn answer_by(&mut self, io: &mut HttpIo, token: Token, responder: usize) {
         let now = io.now();
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         if !exchange.in_progress() {
             return;
         }
