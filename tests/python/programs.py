@@ -25,6 +25,7 @@ PACKAGES = {
     "h2load": "nghttp2-client",
     "haproxy": "haproxy",
     "nginx": "nginx",
+    "redis-cli": "redis-tools",
     "wrk": "wrk",
 }
 """Of Debian, by the program in them."""
