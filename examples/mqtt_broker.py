@@ -110,7 +110,7 @@ def on_connect_packet(connection: Connection, body: bytes) -> None:
     name, at = take_string(body, 0)
     if name != b"MQTT" or body[at] != 4:
         connection.send((CONNACK, 0, b"\0\1"))
-        return connection.close()
+        raise FrameError("expected MQTT 3.1.1")
     flags = body[at + 1]
     client, at = take_string(body, at + 4)
     session = Session(client or b"anonymous-%d" % id(connection))

@@ -1,7 +1,7 @@
 """A binary protocol with a heartbeat: sensors send readings, and are pinged when they are silent.
 
-A packet is a type byte, a length of two bytes and a body: 1 a reading (sensor u32, value f64), 2 ping, 3 pong, 4 the mean
-of a sensor's readings, as an answer to each.
+A packet is a type byte, a length of two bytes and a body: 1 a reading (sensor u32, value f64), 2 ping, 3 pong, 4 the
+mean of a sensor's readings, as an answer to each.
 
     python examples/sensors.py --port 9002 --interval 30 --timeout 90
 """

@@ -1,4 +1,4 @@
-"""Answers lines in capitals on a Unix socket: `python examples/unix_server.py /tmp/upper.sock`, `nc -U /tmp/upper.sock`."""
+"""Answers lines in capitals: `python examples/unix_server.py upper.sock`, then `nc -U upper.sock`."""
 
 import sys
 

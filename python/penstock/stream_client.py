@@ -61,8 +61,8 @@ class TCPClient:
 
     With `on_message(connection, frame)` frames come to it; without, `await receive()` them. `reconnect=None`: once the
     connection has ended, it stays so. `max_queued_frames` wait while there is no connection, or one that is behind;
-    then `send` raises `SendBufferFull`. As many that were received wait to be taken. `on_unsent(frames)` is told of frames that will not be sent, or that were handed
-    to a connection that broke before it was known that they had left.
+    then `send` raises `SendBufferFull`. As many that were received wait to be taken. `on_unsent(frames)` is told of
+    frames that will not be sent, or that were handed to a connection that broke before it was known that they had left.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class TCPClient:
         self._address = ""
         self._is_closing = False
         self._keeping: asyncio.Task[None] | None = None
+        self._pumping: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self.connection: Connection | None = None
 
@@ -200,7 +201,7 @@ class TCPClient:
                 continue
             self._in_flight.append((frame, connection.unsent_bytes - before))
             if not keeps_up:
-                asyncio.ensure_future(self._pump_once_drained(connection))
+                self._pumping = asyncio.ensure_future(self._pump_once_drained(connection))
                 return
 
     async def _pump_once_drained(self, connection: Connection) -> None:
@@ -243,9 +244,11 @@ class TCPClient:
         for attempt in itertools.count():
             await asyncio.sleep(self._reconnect.delay_s(attempt))
             try:
-                return await self._connect()
+                await self._connect()
             except ConnectFailed as error:
                 logs.error_logger.warning("%s; trying again", error)
+            else:
+                return
 
     async def _connect(self) -> None:
         assert self._server is not None

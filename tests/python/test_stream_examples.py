@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ TIMEOUT_S = 20.0
 
 
 @contextmanager
-def running(*command: str) -> Iterator[str]:
+def running(*command: str) -> Generator[str]:
     """A server's address, once it has told it; at the end it must leave by itself, with status 0."""
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=clean_environment(), cwd=EXAMPLES
@@ -56,7 +56,7 @@ def running(*command: str) -> Iterator[str]:
 
 
 @contextmanager
-def example(name: str, *arguments: str) -> Iterator[tuple[str, int]]:
+def example(name: str, *arguments: str) -> Generator[tuple[str, int]]:
     with running(sys.executable, str(EXAMPLES / name), "--port", "0", *arguments) as address:
         host, _, port = address.rpartition(":")
         yield host, int(port)
@@ -118,19 +118,23 @@ def test_the_chat_tells_a_room_and_nobody_else():
 
 
 def test_sensors_are_answered_pinged_and_let_go():
-    with example("sensors.py", "--interval", "0.3", "--timeout", "0.9") as address:
-        with connect(address) as sensor, connect(address) as silent, connect(address) as wrong:
-            for value, mean in ((10.0, 10.0), (20.0, 15.0)):
-                sensor.sendall(struct.pack("!BHId", 1, 12, 7, value))
-                assert struct.unpack("!BHId", sensor.recv(15)) == (4, 12, 7, mean)
-            wrong.sendall(struct.pack("!BH", 9, 0))
-            assert wrong.recv(100) == b""
-            sensor.sendall(struct.pack("!BH", 2, 0))
-            assert sensor.recv(3) == struct.pack("!BH", 3, 0)
-            received = b""
-            while piece := silent.recv(100):
-                received += piece
-            assert received == struct.pack("!BH", 2, 0), "one ping, and then the end"
+    with (
+        example("sensors.py", "--interval", "0.3", "--timeout", "0.9") as address,
+        connect(address) as sensor,
+        connect(address) as silent,
+        connect(address) as wrong,
+    ):
+        for value, mean in ((10.0, 10.0), (20.0, 15.0)):
+            sensor.sendall(struct.pack("!BHId", 1, 12, 7, value))
+            assert struct.unpack("!BHId", sensor.recv(15)) == (4, 12, 7, mean)
+        wrong.sendall(struct.pack("!BH", 9, 0))
+        assert wrong.recv(100) == b""
+        sensor.sendall(struct.pack("!BH", 2, 0))
+        assert sensor.recv(3) == struct.pack("!BH", 3, 0)
+        received = b""
+        while piece := silent.recv(100):
+            received += piece
+        assert received == struct.pack("!BH", 2, 0), "one ping, and then the end"
 
 
 def test_the_unix_server_answers_in_capitals(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_a_server_that_does_not_answer_is_given_up_in_time():
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(0)
-            address = "127.0.0.1:%d" % listener.getsockname()[1]
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
             # Its queue is full: the next handshake hangs.
             others = [socket.socket() for _ in range(2)]
             for each in others:
@@ -200,11 +201,12 @@ def test_frames_behind_a_server_that_does_not_read_wait_and_are_reported_when_it
             await started(server)
             await client.start(address_of(server))
             sent = 0
-            with pytest.raises(penstock.SendBufferFull):
-                for _ in range(2000):
+            with contextlib.suppress(penstock.SendBufferFull):
+                while sent < 2000:
                     client.send(frame)
                     sent += 1
                     await asyncio.sleep(0)
+            assert sent < 2000
             connections[0].abort()
             await until(lambda: not client.is_connected)
             await until(lambda: unsent)
