@@ -233,7 +233,7 @@ fn a_stop_leaves_upgraded_connections_to_their_protocol() {
     upgraded.write_all(OFFER.as_bytes()).unwrap();
     assert_eq!(running.read(&mut upgraded, SWITCHED.len()), SWITCHED);
     let EventLoop { io, service, .. } = &mut running.event_loop;
-    service.http.drain(io);
+    service.http.drain(io, false);
     assert_eq!(running.read_to_end(&mut idle), "");
     upgraded.write_all(b"still here").unwrap();
     assert_eq!(running.read(&mut upgraded, 10), "STILL HERE");

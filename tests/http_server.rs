@@ -151,7 +151,7 @@ impl Bench {
     }
 
     fn drain(&mut self) {
-        self.event_loop.service.0.drain(&mut self.event_loop.io);
+        self.event_loop.service.0.drain(&mut self.event_loop.io, false);
     }
 
     // ---- the application

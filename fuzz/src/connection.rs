@@ -709,7 +709,7 @@ impl Run {
             }
             Step::Act(Action::Drain) => {
                 let EventLoop { io, service, .. } = &mut self.event_loop;
-                service.http.drain(io);
+                service.http.drain(io, false);
                 self.is_drained = true;
             }
             Step::Act(action) => self.act_on_wire(peer, action),

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, TypedDict, final
+from types import TracebackType
+from typing import Any, Final, Literal, TypedDict, final
 
 from .config import ServerConfig
 from .logs import AccessLogPlan
@@ -63,6 +64,9 @@ class Reactor:
     def handle(self) -> ReactorHandle:
         """For a main reactor, which hands connections over to this one. From any thread."""
 
+    def attach_wsgi(self, wsgi: WsgiServer) -> None:
+        """Serve HTTP with this WSGI application, on its own threads, on every listener added from now on."""
+
     def attach_asgi(self, asgi: AsgiServer) -> None:
         """Serve HTTP with this application on every listener added from now on."""
 
@@ -81,10 +85,20 @@ class Reactor:
         process holds: it would get no more connections.
         """
 
-    def drain(self) -> None:
+    def leave_listeners(self) -> None:
+        """Stop accepting, where other processes hold the listeners, too: who waits there is theirs."""
+
+    def report_to(self, scoreboard: Scoreboard, slot: int, shares: bool) -> None:
+        """Tell of this reactor in a slot of the scoreboard, from now on.
+
+        With `shares`, leave connections to the other workers that are ready while this one has more than its share.
+        """
+
+    def drain(self, patience: bool = False) -> None:
         """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called.
 
-        What was handed over by now is among them.
+        What was handed over by now is among them. With `patience`, idle ones stay as long as they might have been kept
+        alive, and have one more answer. Subscriptions to events (`text/event-stream`, asked for by GET) end at once.
         """
 
     def counters(self) -> dict[str, int]:
@@ -136,6 +150,45 @@ class MainReactor:
     def counters(self) -> dict[str, int]:
         """What it has counted since it was made, by name."""
 
+class WorkerFigures(TypedDict):
+    """What a worker tells of itself, as of its reactor's last turn; all zero and "free" if the slot is nobody's."""
+
+    state: Literal["free", "starting", "ready", "draining"]
+    pid: int
+    generation: int
+    ticks: int
+    """Goes on with each turn. Even: the reactor waits for the kernel; odd: it is at work."""
+    connections: int
+    in_progress: int
+    served: int
+    shut: int
+    """1 while it leaves new connections to the others."""
+
+@final
+class Scoreboard:
+    """A slot for each worker process, in memory that forked processes share. From any thread."""
+
+    def __new__(cls, slots: int) -> Scoreboard:
+        """Raises ValueError for less than 1 or more than 65536 slots. The methods raise IndexError for one beyond."""
+
+    def claim(self, slot: int, pid: int, generation: int) -> None:
+        """The slot is this worker's, which starts."""
+
+    def release(self, slot: int) -> None:
+        """The worker of this slot is gone."""
+
+    def set_state(self, slot: int, state: Literal["starting", "ready", "draining"]) -> None:
+        """How far a worker is. Only those that are ready count in the others' shares."""
+
+    def read(self, slot: int) -> WorkerFigures:
+        """What the slot tells."""
+
+def exit_after_hang_up(fd: int, grace_s: float, status: int) -> None:
+    """End this process, at the latest `grace_s` after the other end of a stream socket has been closed.
+
+    Whatever it is doing then: a thread of its own waits, which needs no interpreter. The descriptor is duplicated.
+    """
+
 @final
 class AsgiServer:
     """An ASGI application attached to a reactor."""
@@ -163,6 +216,115 @@ class AsgiServer:
 
     def suspended_tasks(self) -> list[asyncio.Task[None]]:
         """The tasks of requests whose application is suspended, answered or not."""
+
+@final
+class WsgiServer:
+    """A WSGI application attached to a reactor, and the pool of threads that call it."""
+
+    def __new__(
+        cls,
+        app: Callable[..., Any],
+        config: ServerConfig,
+        *,
+        listeners: Sequence[tuple[str, tuple[str, int | None] | None]],
+        errors: object,
+        report: Callable[[str, BaseException | None], object],
+        on_quiet: Callable[[], object],
+        multithread: bool,
+        multiprocess: bool,
+        access_log: AccessLogPlan | None = None,
+    ) -> WsgiServer:
+        """Made within the context that every request's is a copy of.
+
+        `listeners`, `report`, `on_quiet`, `access_log`: as an `AsgiServer` has them. `errors`: `wsgi.errors`.
+        """
+
+    def run_thread(self) -> None:
+        """Serve requests on this thread until `close`. The server must be attached."""
+
+    def close(self) -> None:
+        """Let the threads go, each when it has nothing to do any more. From any thread."""
+
+    def figures(self) -> PoolFigures:
+        """The pool as it is now. From any thread."""
+
+class PoolFigures(TypedDict):
+    """`threads`, and those `busy` with the application; requests `queued` for one now, and the most that ever were;
+    since the pool began, requests `taken` by threads, those `rejected` (answered 503 because the queue was full), and
+    how long those taken had waited, in all."""
+
+    threads: int
+    busy: int
+    queued: int
+    most_queued: int
+    taken: int
+    rejected: int
+    waited_s: float
+
+@final
+class StartResponse:
+    """What `start_response` belongs to. Called, it is the `write` that `start_response` returns."""
+
+    def start_response(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: tuple[type[BaseException], BaseException, TracebackType] | None = None,
+    ) -> Callable[[bytes], None]:
+        """Begin the response. Until its head has left it can be begun anew, if `exc_info` tells why.
+
+        Raises TypeError or ValueError for a status or header out of order, AssertionError for a second call without
+        `exc_info`, and what `exc_info` holds if the head has left.
+        """
+
+    def __call__(self, data: bytes) -> None:
+        """Send a piece of the body at once. Raises ClientDisconnected when the client has gone."""
+
+@final
+class WsgiInput:
+    """`wsgi.input`: a request's body. Reading waits for what has not arrived.
+
+    Raises ClientDisconnected if the client goes before its request is whole.
+    """
+
+    def read(self, size: int | None = None) -> bytes:
+        """At most `size` bytes, fewer only at the body's end; all there are without a size."""
+
+    def readline(self, size: int | None = None) -> bytes:
+        """A line with its newline, or at most `size` bytes of it."""
+
+    def readlines(self, hint: int | None = None) -> list[bytes]:
+        """The lines that are left; with a `hint`, until they are that many bytes."""
+
+    def __iter__(self) -> WsgiInput:
+        """Itself: iterating yields lines."""
+
+    def __next__(self) -> bytes:
+        """The next line."""
+
+@final
+class FileWrapper:
+    """`wsgi.file_wrapper`: a file as a response's body. A regular one is sent by the kernel; any other is read."""
+
+    def __new__(cls, filelike: Any, blksize: int = 8192) -> FileWrapper:
+        """`filelike`: what has `read(size)`. `blksize`: how much is read at once, where it has to be read."""
+
+    @property
+    def filelike(self) -> Any:
+        """The file, from where it stands."""
+
+    @property
+    def blksize(self) -> int:
+        """How many bytes a block has."""
+
+    def __iter__(self) -> FileWrapper:
+        """Itself: iterating yields blocks."""
+
+    def __next__(self) -> bytes:
+        """The next block."""
+
+    def close(self) -> None:
+        """Close the file, if it can be closed."""
 
 @final
 class HttpCycle:

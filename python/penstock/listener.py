@@ -84,7 +84,7 @@ def open_listeners(config: ServerConfig) -> list[socket.socket]:
     listeners: list[socket.socket] = []
     try:
         for place in places(config):
-            listeners += _listen_at(place, config.backlog, options)
+            listeners += _listen_at(place, config.backlog, options, reuse_port=config.accept == "reuseport")
     except BaseException:
         close_listeners(listeners)
         raise
@@ -102,14 +102,14 @@ def places(config: ServerConfig) -> list[bind.Place]:
     return [bind.TcpPlace(config.host, config.port)]
 
 
-def _listen_at(place: bind.Place, backlog: int, options: SocketOptions) -> list[socket.socket]:
+def _listen_at(place: bind.Place, backlog: int, options: SocketOptions, *, reuse_port: bool) -> list[socket.socket]:
     match place:
         case bind.InheritedPlace(fd):
             return [_adopt(fd, options)]
         case bind.UnixPlace(path):
             return [_listen_unix(path, backlog, options)]
         case bind.TcpPlace(host, port):
-            return _listen_tcp(host, port, backlog, options)
+            return _listen_tcp(host, port, backlog, options, reuse_port=reuse_port)
 
 
 def try_addresses(config: ServerConfig) -> None:
@@ -188,13 +188,30 @@ def describe(listener: socket.socket) -> str:
     return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
-def _listen_tcp(host: str, port: int, backlog: int | None, options: SocketOptions) -> list[socket.socket]:
+def is_reusable(listener: socket.socket) -> bool:
+    """Whether it can have twins."""
+    is_internet = listener.family in (socket.AF_INET, socket.AF_INET6)
+    return is_internet and listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+
+
+def open_twin(listener: socket.socket, config: ServerConfig) -> socket.socket:
+    """Another listener of the same address, which gets its share of the connections. Raises `AddressError`."""
+    address, options = listener.getsockname(), _options(config.socket_option)
+    try:
+        return _bind_tcp(listener.family, address, config.backlog, options, reuse_port=True)
+    except OSError as error:
+        raise _tcp_error(error, address[0], address[1]) from None
+
+
+def _listen_tcp(
+    host: str, port: int, backlog: int | None, options: SocketOptions, *, reuse_port: bool = False
+) -> list[socket.socket]:
     addresses = _look_up(host, port)
     attempts = _FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1
     while True:
         listeners: list[socket.socket] = []
         try:
-            _listen_on_each(addresses, backlog, options, listeners)
+            _listen_on_each(addresses, backlog, options, listeners, reuse_port)
             return listeners
         except AddressError as error:
             close_listeners(listeners)
@@ -214,7 +231,11 @@ def _look_up(host: str, port: int) -> list[Address]:
 
 
 def _listen_on_each(
-    addresses: list[Address], backlog: int | None, options: SocketOptions, listeners: list[socket.socket]
+    addresses: list[Address],
+    backlog: int | None,
+    options: SocketOptions,
+    listeners: list[socket.socket],
+    reuse_port: bool,
 ) -> None:
     """Append a listener for each address; one that this machine lacks is left out while another is had."""
     lacking: tuple[Address, OSError] | None = None
@@ -222,7 +243,7 @@ def _listen_on_each(
         if listeners and address[1] == 0:
             address = (address[0], listeners[0].getsockname()[1], *address[2:])
         try:
-            listeners.append(_bind_tcp(family, address, backlog, options))
+            listeners.append(_bind_tcp(family, address, backlog, options, reuse_port=reuse_port))
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise _tcp_error(error, address[0], address[1]) from None
@@ -233,12 +254,19 @@ def _listen_on_each(
 
 
 def _bind_tcp(
-    family: socket.AddressFamily, address: tuple[Any, ...], backlog: int | None, options: SocketOptions
+    family: socket.AddressFamily,
+    address: tuple[Any, ...],
+    backlog: int | None,
+    options: SocketOptions,
+    *,
+    reuse_port: bool = False,
 ) -> socket.socket:
     listener = OwnListener(family)
     try:
         # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # Else :: takes the IPv4 port too, and a name with both addresses cannot be listened on.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -268,7 +296,7 @@ def _tcp_error(error: OSError, host: str, port: int) -> AddressError:
 
 def _listen_unix(path: str, backlog: int, options: SocketOptions) -> socket.socket:
     _refuse_long_path(path)
-    _remove_stale(path)
+    remove_stale(path)
     listener = UnixListener()
     try:
         options.set_on(listener, SocketKind.UNIX_LISTENER)
@@ -292,16 +320,16 @@ def _refuse_long_path(path: str) -> None:
         )
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str, flag: str = "--uds") -> None:
     """Remove a socket file that nobody answers at; refuse one that is answered, and whatever is no socket."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return  # Nothing there, or nothing we may see: bind says which.
     if not stat.S_ISSOCK(mode):
-        raise AddressInUse(f"--uds: {path} exists and is not a socket: remove it, or choose another path")
+        raise AddressInUse(f"{flag}: {path} exists and is not a socket: remove it, or choose another path")
     if _is_answered(path):
-        raise AddressInUse(f"{path} is already in use: find by whom with ss -lxp, or choose another --uds")
+        raise AddressInUse(f"{path} is already in use: find by whom with ss -lxp, or choose another {flag}")
     try:
         os.unlink(path)
     except OSError as error:

@@ -230,6 +230,38 @@ impl<C: Default> Io<C> {
         }
     }
 
+    /// Close this reactor's descriptor of a listener that others hold, too: whoever waits there is theirs.
+    pub fn leave_listener(&mut self, token: Token) {
+        if self.channels.get(token).is_some_and(|channel| !channel.flags.closing) {
+            self.resting_listeners.retain(|&resting| resting != token);
+            self.close_listener(token);
+        }
+    }
+
+    /// Leave what comes to a listener to others that hold it, too, until `go_on_listening`.
+    pub fn hold_listener(&mut self, token: Token) {
+        if let Some(channel) = self.channels.get_mut(token).filter(|c| !c.flags.closing && !c.flags.paused) {
+            channel.flags.paused = true;
+            self.poller.stop_accept(token, channel.fd);
+        }
+    }
+
+    /// Undo `hold_listener`.
+    pub fn go_on_listening(&mut self, token: Token) {
+        let Some(channel) = self.channels.get_mut(token).filter(|c| !c.flags.closing && c.flags.paused) else { return };
+        channel.flags.paused = false;
+        if !self.resting_listeners.contains(&token) && self.poller.accept(token, channel.fd).is_err() {
+            self.resting_listeners.push(token);
+            self.set_deadline(token, ACCEPT_BACK_OFF);
+        }
+    }
+
+    /// How many connections a turn takes of each listener, at most; a poller that is told of them one by one may pass
+    /// it by.
+    pub fn limit_accepts(&mut self, per_turn: usize) {
+        self.poller.limit_accepts(per_turn);
+    }
+
     /// Whether a removed listener's last connections are still to be told.
     pub fn has_leaving_listeners(&self) -> bool {
         self.shut_listeners > 0 || !self.leaving_listeners.is_empty()
@@ -597,6 +629,9 @@ impl<C: Default> Io<C> {
             if let Some(fd) = self.fd(listener) {
                 if self.reserve.is_none() {
                     self.reserve = reserve_descriptor();
+                }
+                if self.is_paused(listener) {
+                    continue;
                 }
                 if self.poller.accept(listener, fd).is_err() {
                     self.resting_listeners.push(listener);

@@ -2,16 +2,22 @@
 
 mod access_log;
 mod asgi;
+mod config;
 mod errors;
+mod file_position;
 mod guarded;
+mod http_server;
 mod load;
 mod main_reactor;
 mod owners;
 mod reactor;
+mod request_bytes;
+mod scoreboard;
 mod service;
 mod socket_options;
 mod task;
 mod tcp;
+mod wsgi;
 
 use pyo3::prelude::*;
 
@@ -29,7 +35,11 @@ mod _core {
     #[pymodule_export]
     use super::reactor::{Reactor, ReactorHandle};
     #[pymodule_export]
+    use super::scoreboard::{Scoreboard, exit_after_hang_up};
+    #[pymodule_export]
     use super::socket_options::{get_socket_option, set_socket_option, socket_option_table};
+    #[pymodule_export]
+    use super::wsgi::{FileWrapper, StartResponse, WsgiInput, WsgiServer};
 
     #[pymodule_export]
     use super::tcp::{StreamConnection, StreamGroup, StreamServer};

@@ -2,12 +2,15 @@
 
 use std::os::fd::OwnedFd;
 
+use super::wsgi::Desk;
 use crate::core::buffer::Lease;
 use crate::core::poller::Readiness;
 use crate::core::{CloseReason, Io, Service, Token};
 use crate::reactor::Mail;
+use crate::reactor::fair_share::FairShare;
+use crate::reactor::scoreboard::Reporter;
 use crate::server::Connection;
-use crate::server::http::HttpServer;
+use crate::server::http::{HttpEvent, HttpServer};
 use crate::server::tcp::Streams;
 
 /// From here on a listener's number has that of a stream endpoint in its low byte, and tells several of one apart by the
@@ -16,19 +19,43 @@ pub const STREAM_LISTENERS: u16 = 0x8000;
 
 pub struct PyService {
     pub http: Option<HttpServer>,
+    /// Where a WSGI application's threads get their requests; then the events of `http` are not for the loop's thread.
+    pub desk: Option<Desk>,
     pub streams: Streams,
     /// Listeners and their numbers; those that were removed, too, since their last connections may come later.
     pub listeners: Vec<(Token, u16)>,
     /// Watched descriptors found ready and not yet told: the watch, its descriptor, its readiness.
     pub ready: Vec<(Token, Readiness)>,
+    /// In a worker process: its slot in the scoreboard, and its fair share if it has its listeners with others.
+    pub reporter: Option<Reporter>,
+    pub fair_share: Option<FairShare>,
 }
 
 type PyIo = Io<Connection>;
 
 impl PyService {
-    /// Whether something waits for Python.
+    /// Whether something waits for Python, on this thread.
     pub fn has_events(&self) -> bool {
-        self.streams.has_events() || self.http.as_ref().is_some_and(HttpServer::has_events)
+        let of_http = match &self.desk {
+            Some(desk) => desk.is_quiet(),
+            None => self.http.as_ref().is_some_and(HttpServer::has_events),
+        };
+        of_http || self.streams.has_events()
+    }
+
+    /// The next of it, of HTTP.
+    pub fn next_event(&mut self) -> Option<HttpEvent> {
+        match &mut self.desk {
+            Some(desk) => desk.take_quiet().then_some(HttpEvent::Quiet),
+            None => self.http.as_mut()?.next_event(),
+        }
+    }
+
+    /// Between two turns, detached: what the threads of a WSGI application have for the loop, and it for them.
+    pub fn serve_threads(&mut self, io: &mut PyIo) {
+        if let (Some(desk), Some(http)) = (&mut self.desk, &mut self.http) {
+            desk.work(http, io);
+        }
     }
 
     fn add(&mut self, io: &mut PyIo, fd: OwnedFd, listener: u16) {
@@ -87,6 +114,9 @@ impl Service for PyService {
     }
 
     fn expired(&mut self, io: &mut PyIo, token: Token) {
+        if let Some(share) = self.fair_share.as_mut().filter(|share| share.is(token)) {
+            return share.look_again(io);
+        }
         tell!(self, io, token, expired);
     }
 
@@ -99,6 +129,9 @@ impl Service for PyService {
     }
 
     fn ready(&mut self, io: &mut PyIo, token: Token, readiness: Readiness) {
+        if let Some(share) = self.fair_share.as_ref().filter(|share| share.is(token)) {
+            return share.heard();
+        }
         let is_http = self.http.as_mut().is_some_and(|http| http.ready(io, token));
         if !is_http {
             self.ready.push((token, readiness));
@@ -116,6 +149,13 @@ impl Service for PyService {
     }
 
     fn settle(&mut self, io: &mut PyIo) -> bool {
+        if let Some(reporter) = &self.reporter {
+            let in_progress = self.http.as_ref().map_or(0, HttpServer::requests_in_progress);
+            reporter.rest(io.connections(), in_progress, io.counters.responses.get());
+        }
+        if let Some(share) = &mut self.fair_share {
+            share.settle(io, &self.listeners);
+        }
         let streams_settled = self.streams.settle();
         match &mut self.http {
             Some(http) => {

@@ -66,7 +66,7 @@ pub fn send_none(py: Python<'_>, coroutine: &Bound<'_, PyAny>) -> PyResult<Optio
 }
 
 /// Run `act` in a context, as Context.run does.
-fn in_context<R>(py: Python<'_>, context: &Bound<'_, PyAny>, act: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+pub fn in_context<R>(py: Python<'_>, context: &Bound<'_, PyAny>, act: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     // SAFETY: attached; `context` is a Context object.
     if unsafe { ffi::PyContext_Enter(context.as_ptr()) } < 0 {
         return Err(PyErr::fetch(py));

@@ -29,7 +29,7 @@ create_exception!(
 );
 
 /// A body of at least this many bytes is sent from the object that holds it; a smaller one is cheaper to copy.
-const BORROW_FROM_BYTES: usize = 16 * 1024;
+pub const BORROW_FROM_BYTES: usize = 16 * 1024;
 
 #[pyclass(frozen, module = "penstock._core")]
 pub struct HttpCycle {

@@ -86,23 +86,25 @@ impl HttpServer {
         };
         let is_head_logged = self.access_log.as_ref().is_some_and(AccessLog::wants_response_headers);
         let mut logged_head = Vec::new();
-        let framing = io.append_with(token, |out| -> Result<ResponseFraming, E> {
+        let framing = io.append_with(token, |out| -> Result<(ResponseFraming, bool), E> {
             let start = out.len();
             let mut head = ResponseHead::start(out, status);
             write_headers(&mut head)?;
+            let is_event_stream = head.is_event_stream();
             let framing = head.finish(context)?;
             if is_head_logged {
                 logged_head.extend_from_slice(&out[start..]);
             }
-            Ok(framing)
+            Ok((framing, is_event_stream))
         });
-        let Some(framing) = framing.transpose()? else { return Ok(()) };
+        let Some((framing, is_event_stream)) = framing.transpose()? else { return Ok(()) };
         let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Ok(());
         };
         exchange.answer = Answer::Started;
         exchange.status = status;
         exchange.keep_alive = framing.keep_alive;
+        exchange.is_subscription = is_event_stream && exchange.is_get && !whole;
         exchange.writer = BodyWriter::new(framing.body);
         exchange.log.response_head = logged_head;
         Ok(())
@@ -132,7 +134,12 @@ impl HttpServer {
             return Err(give_back(io, body, RespondError::Disconnected));
         };
         let mut writer = exchange.writer;
+        // Whoever subscribes while the server drains would keep it, and be cut off in the end.
+        let ends_here = more && self.draining && exchange.is_subscription;
+        // Nobody asks anything else on its connection.
+        exchange.keep_alive &= !ends_here;
         let then = match exchange.trailers_follow {
+            _ if ends_here => Then::Nothing,
             _ if more => Then::More,
             true => Then::Trailers,
             false => Then::Nothing,
@@ -157,7 +164,22 @@ impl HttpServer {
         if then == Then::Nothing {
             self.finish(io, token);
         }
+        if ends_here {
+            self.events.push_back(HttpEvent::Disconnected(token));
+        }
         Ok(())
+    }
+
+    /// End the subscriptions to events, each in good order: EventSource comes again, and whoever serves then has it. The
+    /// application is told as of a client that left.
+    pub(super) fn end_subscriptions(&mut self, io: &mut HttpIo) {
+        for token in io.connection_tokens() {
+            let exchange = io.http(token).and_then(|connection| connection.active.as_deref_mut());
+            if exchange.is_some_and(|exchange| exchange.is_subscription && exchange.answer == Answer::Started) {
+                // It is draining, so that this piece is the last.
+                let _ = self.write_body(io, token, Body::Copied(&[]), true);
+            }
+        }
     }
 
     /// The application will send trailers when its body is complete. Before the response starts.

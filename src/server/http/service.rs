@@ -59,6 +59,8 @@ pub struct HttpServer {
     log_trouble: Option<String>,
     pub(super) in_progress: usize,
     pub(super) draining: bool,
+    /// Draining has time: idle connections keep theirs.
+    pub(super) patient: bool,
     quiet_wanted: bool,
     /// Connections that another server of this reactor has.
     pub foreign_connections: usize,
@@ -86,6 +88,7 @@ impl HttpServer {
             log_trouble: None,
             in_progress: 0,
             draining: false,
+            patient: false,
             quiet_wanted: false,
             foreign_connections: 0,
             per_address: HashMap::new(),
@@ -144,11 +147,13 @@ impl HttpServer {
     /// Stop: idle connections are closed, others after the response they wait for.
     ///
     /// A connection that was busy a moment ago is given one more: closing it would throw away a request that is on its
-    /// way. What comes is answered with `connection: close`.
-    pub fn drain(&mut self, io: &mut HttpIo) {
-        self.draining = true;
+    /// way. What comes is answered with `connection: close`. With `patience` that holds for all idle connections, as long
+    /// as they might have been kept alive. Subscriptions to events end now.
+    pub fn drain(&mut self, io: &mut HttpIo, patience: bool) {
+        (self.draining, self.patient) = (true, patience);
+        self.end_subscriptions(io);
         for token in io.connection_tokens() {
-            if !io.is_closing(token) {
+            if !io.is_closing(token) && !patience {
                 self.drain_connection(io, token);
             }
         }
@@ -196,7 +201,8 @@ impl HttpServer {
         if over || !awaits_proxy_header && !self.admit(io, token) {
             return self.turn_away(io, token);
         }
-        io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.head_timeout });
+        let hurries = self.draining && !self.patient;
+        io.set_deadline(token, if hurries { DRAIN_IDLE } else { self.settings.head_timeout });
     }
 
     /// Count a connection against its address; false if the address has its share already.
