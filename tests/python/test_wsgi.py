@@ -819,10 +819,10 @@ class Gate:
             assert self.waiting.acquire(timeout=TIMEOUT_S)
 
 
-def test_a_full_pool_says_503_in_time_while_files_are_served(tmp_path: Path) -> None:
+def test_a_full_pool_says_503_in_time_while_files_and_health_are_answered(tmp_path: Path) -> None:
     (tmp_path / "health").write_bytes(b"well")
     gate = Gate()
-    with serving(gate, threads=2, limit_queue=3, static=[f"/s={tmp_path}"]) as server:
+    with serving(gate, threads=2, limit_queue=3, health="/healthz", static=[f"/s={tmp_path}"]) as server:
         waiting = [server.connect() for _ in range(5)]
         try:
             for connection in waiting:
@@ -832,10 +832,11 @@ def test_a_full_pool_says_503_in_time_while_files_are_served(tmp_path: Path) -> 
             with server.connect() as refused:
                 for _ in range(20):
                     began = time.monotonic()
-                    refused.sendall(request() + request("/s/health"))
+                    refused.sendall(request() + request("/s/health") + request("/healthz"))
                     status, headers, _ = read_response(refused)
                     assert (status, headers["retry-after"]) == (503, "1")
                     assert read_response(refused)[2] == b"well"
+                    assert read_response(refused)[0] == 200
                     assert time.monotonic() - began < 5
             told = figures(server)
             assert (told["threads"], told["busy"], told["queued"], told["rejected"]) == (2, 2, 3, 20)
