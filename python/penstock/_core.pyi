@@ -363,9 +363,9 @@ class LatencyReport(TypedDict):
     max: float
 
 class TargetReport(TypedDict):
-    """What one target of a load answered."""
+    """What one target of a load answered; its name is a path, or a server's address."""
 
-    path: str
+    name: str
     connections: int
     answers: int
     body_bytes: int
@@ -421,6 +421,43 @@ def run_http_load(
     `statuses`. About ten times a second `progress` is called with the seconds so far, the good answers and the errors.
     Raises ValueError for an impossible plan and ConnectionError when there is no server; requests that fail are
     counted by kind.
+    """
+
+def run_tcp_load(
+    host: str,
+    port: int,
+    *,
+    message: bytes,
+    connections: int = 64,
+    pipeline: int = 1,
+    rate: float | None = None,
+    duration_s: float = 3.0,
+    warm_up_s: float = 0.0,
+    answer_timeout_s: float = 10.0,
+    progress: Callable[[float, int, int], object] | None = None,
+) -> LoadReport:
+    """Load the TCP server at `host:port`, which is to send each `message` back, byte for byte.
+
+    The rest is as in `run_http_load`.
+    """
+
+def run_udp_load(
+    host: str,
+    port: int,
+    *,
+    size: int = 64,
+    connections: int = 16,
+    pipeline: int = 1,
+    rate: float | None = None,
+    duration_s: float = 3.0,
+    warm_up_s: float = 0.0,
+    answer_timeout_s: float = 1.0,
+    progress: Callable[[float, int, int], object] | None = None,
+) -> LoadReport:
+    """Load the UDP server at `host:port`, which is to send each datagram of `size` bytes back.
+
+    The rest is as in `run_http_load`, of sockets; a datagram that has not come back within the timeout is lost, and
+    counts as timed out.
     """
 
 def socket_option_table() -> list[tuple[str, str, str, str]]:

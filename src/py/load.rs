@@ -9,9 +9,11 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::load::LoadError;
 use crate::load::http::{
-    ErrorKind, HttpPlan, HttpReport, Pace, Progress, RequestParts, Target, TargetReport, run_until,
+    ErrorKind, HttpPlan, LoadReport, Pace, Progress, RequestParts, Target, TargetReport, run_until,
 };
 use crate::load::latency::Latencies;
+use crate::load::tcp::{self, EchoPlan, Schedule};
+use crate::load::udp::{self, DatagramPlan};
 
 /// Load the HTTP server at `host:port` and tell what it answered.
 ///
@@ -60,10 +62,91 @@ pub fn run_http_load<'py>(
         duration: seconds("duration_s", duration_s)?,
         answer_timeout: seconds("answer_timeout_s", answer_timeout_s)?,
     };
+    watched(py, progress.as_ref(), |watch| run_until(&plan, watch))
+}
+
+/// Load the TCP server at `host:port`, which is to send each `message` back, byte for byte. The rest is as in
+/// `run_http_load`.
+#[pyfunction]
+#[pyo3(signature = (
+    host, port, *, message, connections = 64, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
+    answer_timeout_s = 10.0, progress = None
+))]
+#[allow(clippy::too_many_arguments)] // they are keywords in Python
+pub fn run_tcp_load<'py>(
+    py: Python<'py>,
+    host: &str,
+    port: u16,
+    message: Vec<u8>,
+    connections: usize,
+    pipeline: usize,
+    rate: Option<f64>,
+    duration_s: f64,
+    warm_up_s: f64,
+    answer_timeout_s: f64,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let schedule = schedule(host, port, connections, pipeline, rate, (warm_up_s, duration_s, answer_timeout_s))?;
+    let plan = EchoPlan { schedule, message };
+    watched(py, progress.as_ref(), |watch| tcp::run_until(&plan, watch))
+}
+
+/// Load the UDP server at `host:port`, which is to send each datagram of `size` bytes back. The rest is as in
+/// `run_http_load`, of sockets; a datagram that has not come back within the timeout is lost, and counts as timed out.
+#[pyfunction]
+#[pyo3(signature = (
+    host, port, *, size = 64, connections = 16, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
+    answer_timeout_s = 1.0, progress = None
+))]
+#[allow(clippy::too_many_arguments)] // they are keywords in Python
+pub fn run_udp_load<'py>(
+    py: Python<'py>,
+    host: &str,
+    port: u16,
+    size: usize,
+    connections: usize,
+    pipeline: usize,
+    rate: Option<f64>,
+    duration_s: f64,
+    warm_up_s: f64,
+    answer_timeout_s: f64,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let schedule = schedule(host, port, connections, pipeline, rate, (warm_up_s, duration_s, answer_timeout_s))?;
+    let plan = DatagramPlan { schedule, bytes: size };
+    watched(py, progress.as_ref(), |watch| udp::run_until(&plan, watch))
+}
+
+/// `times_s` are the warm-up, the measured time and the answer timeout.
+fn schedule(
+    host: &str,
+    port: u16,
+    connections: usize,
+    pipeline: usize,
+    rate: Option<f64>,
+    times_s: (f64, f64, f64),
+) -> PyResult<Schedule> {
+    Ok(Schedule {
+        address: resolve(host, port)?,
+        connections,
+        pipeline,
+        pace: rate.map_or(Pace::Closed, Pace::PerSecond),
+        warm_up: seconds("warm_up_s", times_s.0)?,
+        duration: seconds("duration_s", times_s.1)?,
+        answer_timeout: seconds("answer_timeout_s", times_s.2)?,
+    })
+}
+
+/// Make a load with the interpreter free, but for telling how far it is.
+fn watched<'py>(
+    py: Python<'py>,
+    progress: Option<&Py<PyAny>>,
+    load: impl FnOnce(&mut dyn FnMut(Progress) -> bool) -> Result<LoadReport, LoadError> + Send,
+) -> PyResult<Bound<'py, PyDict>> {
     let mut told = Ok(());
     let outcome = py.detach(|| {
-        run_until(&plan, &mut |far| {
-            told = Python::attach(|py| tell(py, progress.as_ref(), far));
+        load(&mut |far| {
+            told = Python::attach(|py| tell(py, progress, far));
             told.is_err()
         })
     });
@@ -99,7 +182,7 @@ fn raised(error: LoadError) -> PyErr {
     }
 }
 
-fn report<'py>(py: Python<'py>, report: &HttpReport) -> PyResult<Bound<'py, PyDict>> {
+fn report<'py>(py: Python<'py>, report: &LoadReport) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("duration_s", report.duration.as_secs_f64())?;
     dict.set_item("answers", report.answers())?;
@@ -122,7 +205,7 @@ fn target_report<'py>(py: Python<'py>, target: &TargetReport) -> PyResult<Bound<
         errors.set_item(kind.name(), target.errors.count(kind))?;
     }
     let dict = PyDict::new(py);
-    dict.set_item("path", &target.path)?;
+    dict.set_item("name", &target.name)?;
     dict.set_item("connections", target.connections)?;
     dict.set_item("answers", target.answers)?;
     dict.set_item("body_bytes", target.body_bytes)?;

@@ -29,7 +29,7 @@ mod _core {
     #[pymodule_export]
     use super::asgi::{AsgiServer, HttpCycle};
     #[pymodule_export]
-    use super::load::run_http_load;
+    use super::load::{run_http_load, run_tcp_load, run_udp_load};
     #[pymodule_export]
     use super::main_reactor::MainReactor;
     #[pymodule_export]
