@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .runner import run
     from .socket_options import SocketOptions
     from .static import StaticMount
+    from .stream_client import Reconnect, TCPClient
     from .streams import CloseReason, Connection, Group, Heartbeat, StreamLimits, TCPServer
 
     __version__: str
@@ -43,6 +44,8 @@ _HOMES = {
     "SocketOptions": "socket_options",
     "EventLoop": "event_loop",
     "TCPServer": "streams",
+    "TCPClient": "stream_client",
+    "Reconnect": "stream_client",
     "Connection": "streams",
     "Group": "streams",
     "Heartbeat": "streams",
@@ -79,6 +82,7 @@ __all__ = [
     "Group",
     "Heartbeat",
     "PenstockError",
+    "Reconnect",
     "SendBufferFull",
     "ServerConfig",
     "SocketOptionRefused",
@@ -86,6 +90,7 @@ __all__ = [
     "StartupError",
     "StaticMount",
     "StreamLimits",
+    "TCPClient",
     "TCPServer",
     "__version__",
     "run",

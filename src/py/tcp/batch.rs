@@ -14,6 +14,7 @@ use super::wait::Awaited;
 use crate::core::Token;
 use crate::core::buffer::Lease;
 use crate::protocol::framing::FrameErrorKind;
+use crate::py::errors;
 use crate::py::task::{self, Step};
 use crate::server::tcp::{Ending, Input, StreamEvent};
 
@@ -404,6 +405,10 @@ impl StreamServer {
         let (py, server, token) = (slf.py(), slf.get(), object.get().token);
         if task::is_cancelled_error(py, &error) {
             return server.with(|streams, io| streams.close(io, token, Ending::Stopped));
+        }
+        if errors::is(py, &error, "FrameError") {
+            // What only a handler can see is wrong with a frame.
+            return Self::refuse(slf, object, FrameErrorKind::Malformed, error);
         }
         server.with(|streams, io| {
             io.counters.handler_errors.add(1);

@@ -10,7 +10,7 @@ use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration};
 use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 
 use super::frames::{Shape, frame_error, with_bytes, write_resp};
 use super::server::StreamServer;
@@ -285,6 +285,29 @@ pub(super) fn ending_object(py: Python<'_>, ending: Ending) -> PyResult<Py<PyAny
     Ok(py.import("penstock.streams")?.getattr("CloseReason")?.call1((ending.name(),))?.unbind())
 }
 
+/// The bytes of frames that are all bytes objects, and cheaper to copy.
+fn small_frames<'a>(list: &'a Bound<'_, PyList>) -> Option<Vec<&'a [u8]>> {
+    let mut frames = Vec::with_capacity(list.len());
+    for at in 0..list.len() {
+        // SAFETY: within bounds; the list, which nobody can change while this thread is attached and runs no Python,
+        // keeps its item alive.
+        let frame = unsafe { Borrowed::<PyAny>::from_ptr(list.py(), ffi::PyList_GET_ITEM(list.as_ptr(), at as _)) };
+        // SAFETY: as above; a bytes object does not change.
+        let bytes = unsafe {
+            if ffi::PyBytes_Check(frame.as_ptr()) == 0 {
+                return None;
+            }
+            let (start, len) = (ffi::PyBytes_AS_STRING(frame.as_ptr()), ffi::Py_SIZE(frame.as_ptr()));
+            std::slice::from_raw_parts(start.cast::<u8>(), len as usize)
+        };
+        if bytes.len() >= BORROW_FROM_BYTES {
+            return None;
+        }
+        frames.push(bytes);
+    }
+    Some(frames)
+}
+
 #[pymethods]
 impl StreamConnection {
     /// Send a frame. True while the peer keeps up; False: better wait for `drain()`.
@@ -301,6 +324,13 @@ impl StreamConnection {
                 write_resp(&frame?, &mut replies, 0)?;
             }
             let sent = this.with(|streams, io| streams.write(io, this.token, &replies))?;
+            return sent.map_err(|error| this.raised(py, error));
+        }
+        if let (Shape::Bytes, Ok(list)) = (&this.server.get().shape, frames.cast::<PyList>())
+            && let Some(frames) = small_frames(list)
+        {
+            // The bytes stay where they are: nothing of Python runs before they have been copied.
+            let sent = this.with(|streams, io| streams.send_all(io, this.token, &frames))?;
             return sent.map_err(|error| this.raised(py, error));
         }
         let mut keeps_up = true;

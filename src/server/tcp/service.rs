@@ -440,7 +440,7 @@ impl Streams {
     pub fn write(&mut self, io: &mut StreamIo, token: Token, bytes: &[u8]) -> Result<bool, StreamError> {
         self.check_room(io, token, bytes.len())?;
         io.append_with(token, |out| out.extend_from_slice(bytes)).ok_or(StreamError::Closed)?;
-        Ok(self.after_send(io, token))
+        Ok(self.after_send(io, token, 1))
     }
 
     /// Send a frame, copied.
@@ -449,7 +449,21 @@ impl Streams {
         let number = io.stream(token).ok_or(StreamError::Closed)?.endpoint;
         let framing = &self.endpoint(number).ok_or(StreamError::Closed)?.framing;
         io.append_with(token, |out| framing.encode(frame, out)).ok_or(StreamError::Closed)??;
-        Ok(self.after_send(io, token))
+        Ok(self.after_send(io, token, 1))
+    }
+
+    /// Send several frames, copied. After an error none of them is sent.
+    pub fn send_all(&mut self, io: &mut StreamIo, token: Token, frames: &[&[u8]]) -> Result<bool, StreamError> {
+        self.check_room(io, token, frames.iter().map(|frame| frame.len()).sum())?;
+        let number = io.stream(token).ok_or(StreamError::Closed)?.endpoint;
+        let framing = &self.endpoint(number).ok_or(StreamError::Closed)?.framing;
+        let encode = |out: &mut Vec<u8>| {
+            let before = out.len();
+            let encoded = frames.iter().try_for_each(|frame| framing.encode(frame, out));
+            encoded.inspect_err(|_| out.truncate(before))
+        };
+        io.append_with(token, encode).ok_or(StreamError::Closed)??;
+        Ok(self.after_send(io, token, frames.len()))
     }
 
     /// Send a frame out of the object that holds it.
@@ -483,7 +497,7 @@ impl Streams {
         if !after.is_empty() {
             io.append_with(token, |out| out.extend_from_slice(after));
         }
-        Ok(self.after_send(io, token))
+        Ok(self.after_send(io, token, 1))
     }
 
     /// Send bytes that are framed already out of the object that holds them, which other connections may send, too. With
@@ -507,7 +521,7 @@ impl Streams {
         }
         // SAFETY: the caller's promise.
         unsafe { io.append_borrowed(token, bytes, owner) };
-        Ok(self.after_send(io, token))
+        Ok(self.after_send(io, token, 1))
     }
 
     fn close_slow(&mut self, io: &mut StreamIo, token: Token) {
@@ -518,7 +532,7 @@ impl Streams {
         self.abort(io, token, Ending::SlowReader);
     }
 
-    fn after_send(&mut self, io: &mut StreamIo, token: Token) -> bool {
+    fn after_send(&mut self, io: &mut StreamIo, token: Token, frames: usize) -> bool {
         let keeps_up = io.queued_bytes(token) <= HIGH_WATERMARK_BYTES;
         let Some(connection) = io.stream(token) else { return false };
         let number = connection.endpoint;
@@ -527,7 +541,7 @@ impl Streams {
             io.want_drained(token);
         }
         if let Some(endpoint) = self.endpoint_mut(number) {
-            endpoint.counts.frames_sent += 1;
+            endpoint.counts.frames_sent += frames as u64;
         }
         keeps_up
     }
