@@ -19,7 +19,11 @@ if TYPE_CHECKING:
         AddressUnavailable,
         AppImportError,
         ConfigError,
+        ConnectFailed,
+        ConnectionClosed,
+        FrameError,
         PenstockError,
+        SendBufferFull,
         SocketOptionRefused,
         StartupError,
     )
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from .runner import run
     from .socket_options import SocketOptions
     from .static import StaticMount
+    from .streams import CloseReason, Connection, Group, Heartbeat, StreamLimits, TCPServer
 
     __version__: str
 
@@ -37,6 +42,16 @@ _HOMES = {
     "StaticMount": "static",
     "SocketOptions": "socket_options",
     "EventLoop": "event_loop",
+    "TCPServer": "streams",
+    "Connection": "streams",
+    "Group": "streams",
+    "Heartbeat": "streams",
+    "StreamLimits": "streams",
+    "CloseReason": "streams",
+    "FrameError": "errors",
+    "ConnectionClosed": "errors",
+    "SendBufferFull": "errors",
+    "ConnectFailed": "errors",
     "PenstockError": "errors",
     "ConfigError": "errors",
     "SocketOptionRefused": "errors",
@@ -54,14 +69,24 @@ __all__ = [
     "AddressInUse",
     "AddressUnavailable",
     "AppImportError",
+    "CloseReason",
     "ConfigError",
+    "ConnectFailed",
+    "Connection",
+    "ConnectionClosed",
     "EventLoop",
+    "FrameError",
+    "Group",
+    "Heartbeat",
     "PenstockError",
+    "SendBufferFull",
     "ServerConfig",
     "SocketOptionRefused",
     "SocketOptions",
     "StartupError",
     "StaticMount",
+    "StreamLimits",
+    "TCPServer",
     "__version__",
     "run",
 ]

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import TracebackType
 from typing import Any, Final, Literal, TypedDict, final
 
 from .config import ServerConfig
 from .logs import AccessLogPlan
+from .streams import CloseReason
 
 __version__: Final[str]
 """The version of the binary, which is that of the package."""
@@ -61,6 +63,9 @@ class Reactor:
 
     def handle(self) -> ReactorHandle:
         """For a main reactor, which hands connections over to this one. From any thread."""
+
+    def attach_wsgi(self, wsgi: WsgiServer) -> None:
+        """Serve HTTP with this WSGI application, on its own threads, on every listener added from now on."""
 
     def attach_asgi(self, asgi: AsgiServer) -> None:
         """Serve HTTP with this application on every listener added from now on."""
@@ -213,6 +218,115 @@ class AsgiServer:
         """The tasks of requests whose application is suspended, answered or not."""
 
 @final
+class WsgiServer:
+    """A WSGI application attached to a reactor, and the pool of threads that call it."""
+
+    def __new__(
+        cls,
+        app: Callable[..., Any],
+        config: ServerConfig,
+        *,
+        listeners: Sequence[tuple[str, tuple[str, int | None] | None]],
+        errors: object,
+        report: Callable[[str, BaseException | None], object],
+        on_quiet: Callable[[], object],
+        multithread: bool,
+        multiprocess: bool,
+        access_log: AccessLogPlan | None = None,
+    ) -> WsgiServer:
+        """Made within the context that every request's is a copy of.
+
+        `listeners`, `report`, `on_quiet`, `access_log`: as an `AsgiServer` has them. `errors`: `wsgi.errors`.
+        """
+
+    def run_thread(self) -> None:
+        """Serve requests on this thread until `close`. The server must be attached."""
+
+    def close(self) -> None:
+        """Let the threads go, each when it has nothing to do any more. From any thread."""
+
+    def figures(self) -> PoolFigures:
+        """The pool as it is now. From any thread."""
+
+class PoolFigures(TypedDict):
+    """`threads`, and those `busy` with the application; requests `queued` for one now, and the most that ever were;
+    since the pool began, requests `taken` by threads, those `rejected` (answered 503 because the queue was full), and
+    how long those taken had waited, in all."""
+
+    threads: int
+    busy: int
+    queued: int
+    most_queued: int
+    taken: int
+    rejected: int
+    waited_s: float
+
+@final
+class StartResponse:
+    """What `start_response` belongs to. Called, it is the `write` that `start_response` returns."""
+
+    def start_response(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: tuple[type[BaseException], BaseException, TracebackType] | None = None,
+    ) -> Callable[[bytes], None]:
+        """Begin the response. Until its head has left it can be begun anew, if `exc_info` tells why.
+
+        Raises TypeError or ValueError for a status or header out of order, AssertionError for a second call without
+        `exc_info`, and what `exc_info` holds if the head has left.
+        """
+
+    def __call__(self, data: bytes) -> None:
+        """Send a piece of the body at once. Raises ClientDisconnected when the client has gone."""
+
+@final
+class WsgiInput:
+    """`wsgi.input`: a request's body. Reading waits for what has not arrived.
+
+    Raises ClientDisconnected if the client goes before its request is whole.
+    """
+
+    def read(self, size: int | None = None) -> bytes:
+        """At most `size` bytes, fewer only at the body's end; all there are without a size."""
+
+    def readline(self, size: int | None = None) -> bytes:
+        """A line with its newline, or at most `size` bytes of it."""
+
+    def readlines(self, hint: int | None = None) -> list[bytes]:
+        """The lines that are left; with a `hint`, until they are that many bytes."""
+
+    def __iter__(self) -> WsgiInput:
+        """Itself: iterating yields lines."""
+
+    def __next__(self) -> bytes:
+        """The next line."""
+
+@final
+class FileWrapper:
+    """`wsgi.file_wrapper`: a file as a response's body. A regular one is sent by the kernel; any other is read."""
+
+    def __new__(cls, filelike: Any, blksize: int = 8192) -> FileWrapper:
+        """`filelike`: what has `read(size)`. `blksize`: how much is read at once, where it has to be read."""
+
+    @property
+    def filelike(self) -> Any:
+        """The file, from where it stands."""
+
+    @property
+    def blksize(self) -> int:
+        """How many bytes a block has."""
+
+    def __iter__(self) -> FileWrapper:
+        """Itself: iterating yields blocks."""
+
+    def __next__(self) -> bytes:
+        """The next block."""
+
+    def close(self) -> None:
+        """Close the file, if it can be closed."""
+
+@final
 class HttpCycle:
     """One request as its application sees it: what `receive` and `send` are bound to. Only a server makes them."""
 
@@ -321,3 +435,157 @@ def set_socket_option(fd: int, name: str, value: bool | int | str) -> None:
 
 def get_socket_option(fd: int, name: str) -> bool | int | str:
     """What one option of a socket is; False for a time that is off. Raises ValueError or OSError."""
+
+@final
+class StreamServer:
+    """One endpoint of a reactor: a protocol, its handlers, its connections. `penstock.TCPServer` has one a reactor."""
+
+    def __new__(
+        cls,
+        reactor: Reactor,
+        event_loop: asyncio.AbstractEventLoop,
+        protocol: Any,
+        handlers: dict[str, Any],
+        settings: dict[str, Any],
+        report: Callable[[str, BaseException | None], object],
+    ) -> StreamServer:
+        """Made within the context that every handler's is a copy of.
+
+        `protocol`: one of `penstock.protocol`'s, or a factory of protocols in Python. `handlers`: `on_message`,
+        `on_messages` or `handler`; `on_connect`, `on_close`, `on_error`. `settings`: the bounds and the heartbeat.
+        Raises ValueError for what cannot be.
+        """
+
+    @property
+    def listener_number(self) -> int:
+        """What a main reactor hands this server's connections over with; plus 256 for each further listener."""
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+
+    def add_listener(self, fd: int) -> None:
+        """Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own."""
+
+    def remove_listeners(self) -> None:
+        """Accept no more; who waits at the listeners is let in still, with the next turn."""
+
+    def adopt(self, fd: int) -> Connection:
+        """Take a connected, non-blocking socket. The descriptor is duplicated: the caller closes its own."""
+
+    def group(self) -> StreamGroup:
+        """A set of connections that frames can be sent to at once."""
+
+    def stop(self) -> None:
+        """Close every connection once what was sent has left, and take no more."""
+
+    def abort_all(self) -> None:
+        """Cut off what has not closed."""
+
+    def detach(self) -> None:
+        """It has no connection any more, and gets none: its place is another's."""
+
+    def suspended_tasks(self) -> list[asyncio.Task[None]]:
+        """The tasks of handlers that are suspended."""
+
+    def counters(self) -> dict[str, int]:
+        """What has been counted, by name."""
+
+@final
+class Connection:
+    """One stream of frames, as its handlers see it. Only a server or client makes them.
+
+    It belongs to its event loop's thread. What is done with it after its end raises `penstock.ConnectionClosed`, or
+    does nothing.
+    """
+
+    @property
+    def peer(self) -> tuple[str, int] | str | None:
+        """Who is at the other end: (address, port), "unix", or None when nobody can say any more."""
+
+    @property
+    def state(self) -> Any:
+        """Whatever the user wants to keep with the connection; None at first."""
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        """Keep this with the connection, and the connection's object as long as it is open."""
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait for the peer."""
+
+    @property
+    def reason(self) -> CloseReason | None:
+        """Why it was closed; None while it is open."""
+
+    def send(self, frame: Any) -> bool:
+        """Send a frame. True while the peer keeps up; False: better wait for `drain()` before sending more.
+
+        Raises `ConnectionClosed`, `SendBufferFull`, `FrameError` or TypeError, and then has queued nothing.
+        """
+
+    def send_many(self, frames: Any) -> bool:
+        """Send several frames; they leave together."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> bool:
+        """Send bytes as they are, without a frame around them."""
+
+    def drain(self) -> Awaitable[None]:
+        """Wait until the peer has read nearly all that was sent. Raises `ConnectionClosed`."""
+
+    def receive(self) -> Awaitable[Any]:
+        """Wait for the next frame; None at the end of the stream. Raises `FrameError`.
+
+        Nothing is lost if the wait is cancelled.
+        """
+
+    def __repr__(self) -> str:
+        """Who it is with, and how it is."""
+
+    def __aiter__(self) -> Connection:
+        """The frames, to the end of the stream: `async for frame in connection`."""
+
+    def __anext__(self) -> Awaitable[Any]:
+        """The next frame. Raises StopAsyncIteration at the end of the stream, and FrameError."""
+
+    def wait_closed(self) -> Awaitable[CloseReason]:
+        """Wait until the connection is closed, and return the reason."""
+
+    def pause_reading(self) -> None:
+        """Ask for no more frames; what the peer sends meanwhile waits with it, but for a bounded part."""
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+
+    def close(self) -> None:
+        """Close once what was sent has left. Frames not yet handled are dropped."""
+
+    def abort(self) -> None:
+        """Close now; what was sent and has not left is lost, and the peer is told by a reset."""
+
+    def end(self) -> None:
+        """Send no more, and tell the peer so once everything has left; receiving goes on."""
+
+@final
+class StreamGroup:
+    """Connections of one server on one reactor. `penstock.Group` is made of them."""
+
+    def add(self, connection: Connection) -> None:
+        """Raises ValueError for another server's, or reactor's."""
+
+    def discard(self, connection: Connection) -> None:
+        """Undo `add`."""
+
+    def send(self, frame: Any, exclude: Connection | None = None) -> int:
+        """Send a frame to every member but `exclude`; to how many. A peer that leaves too much unread is cut off."""
+
+    def __len__(self) -> int:
+        """Members that are open."""
+
+    def __contains__(self, key: Connection) -> bool:
+        """Whether it was added, and not discarded."""

@@ -24,6 +24,7 @@ from .static import SYNTAX, StaticMount, mounts_from, refuse_repetition
 
 ENVIRONMENT_PREFIX = "PENSTOCK_"
 
+Interface = Literal["auto", "asgi", "wsgi"]
 Lifespan = Literal["auto", "on", "off"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug", "trace"]
 AcceptName = Literal["shared", "reuseport"]
@@ -460,6 +461,19 @@ class ServerConfig:
     factory: bool = setting(
         False, Switch(), group=APPLICATION, help="APP is a function that takes no argument and returns the application."
     )
+    interface: Interface = setting(
+        "auto",
+        Choice(("auto", "asgi", "wsgi")),
+        group=APPLICATION,
+        help="What the application speaks: told by how it is called (auto: coroutines and three arguments are ASGI, "
+        "two arguments WSGI), or the one named.",
+    )
+    threads: int = setting(
+        4,
+        Integer(1, 1024),
+        group=APPLICATION,
+        help="WSGI: threads of each event loop that call the application, and so requests that it answers at once.",
+    )
     lifespan: Lifespan = setting(
         "auto",
         Choice(("auto", "on", "off")),
@@ -470,7 +484,7 @@ class ServerConfig:
         "",
         RootPath(),
         group=APPLICATION,
-        help="ASGI root_path: where the application is mounted, if a proxy strips that prefix.",
+        help="Where the application is mounted, if a proxy strips that prefix: ASGI's root_path, WSGI's SCRIPT_NAME.",
     )
 
     chdir: str | None = setting(
@@ -675,6 +689,12 @@ class ServerConfig:
         group=LIMITS,
         help="Requests under way at once; one more is answered 503 with Retry-After. Idle connections do not count. "
         "0 is any number.",
+    )
+    limit_queue: int = setting(
+        1024,
+        Integer(0, 1 << 20),
+        group=LIMITS,
+        help="WSGI: requests that may wait for a thread of an event loop; one more is answered 503 with Retry-After.",
     )
     limit_connections: int = setting(
         0,

@@ -149,6 +149,28 @@ def _try(place: bind.Place, options: SocketOptions) -> None:
             close_listeners(_listen_tcp(host, port, None, options))
 
 
+def open_at(address: str, backlog: int, options: SocketOptions) -> list[socket.socket]:
+    """The listening sockets at `host:port` (an empty host is every address of the machine) or `unix:/path`.
+
+    Raises `ConfigError` for what is no address, otherwise as `open_listeners` does.
+    """
+    if address.startswith("unix:"):
+        return [_listen_unix(address.removeprefix("unix:"), backlog, options)]
+    host, port = host_and_port(address)
+    return _listen_tcp(host, port, backlog, options)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of `host:port` or `[::1]:port`. Raises `ConfigError`."""
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and bare == host):
+        raise ConfigError(
+            f"expected an address such as 127.0.0.1:9000, [::1]:9000 or unix:/run/app.sock, got {address!r}"
+        )
+    return bare, int(port)
+
+
 def _options(written: tuple[str, ...]) -> SocketOptions:
     options = SocketOptions.parse(written)
     if options.no_delay is False:

@@ -19,7 +19,9 @@ from typing import Any
 from . import _core, identity, importer, listener, logs, systemd
 from .config import ServerConfig
 from .event_loop import EventLoop
+from .interface import interface_of
 from .lifespan import Lifespan
+from .wsgi import ErrorStream, WsgiThreads
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What a request may take to notice its cancellation once its time is up.
@@ -87,6 +89,9 @@ class Worker:
 
     def __init__(self, app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
         self.app, self.listeners, self.config = app, listeners, config
+        self._interface = interface_of(app, config.interface)
+        # Of a WSGI application, once it is attached.
+        self.threads: WsgiThreads | None = None
         self._stop = asyncio.Event()
         self._quiet = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -101,11 +106,11 @@ class Worker:
         """From the application's start-up to its shutdown."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, EventLoop)
-        lifespan = Lifespan(self.app, self.config.lifespan)
+        lifespan = Lifespan(self.app, self.config.lifespan if self._interface == "asgi" else "off")
         if not await _ends_unless(self._stop, lifespan.start_up()):
             logs.error_logger.info("Stopped before the application had started")
             return
-        server = self._attach(loop, lifespan.state)
+        server = self._attach(loop, lifespan.state) if self._interface == "asgi" else self._attach_wsgi(loop)
         self.let_in(loop)
         self._watch_dog(loop)
         await self._stop.wait()
@@ -138,6 +143,24 @@ class Worker:
             loop.reactor.attach_asgi(server)
         return server
 
+    def _attach_wsgi(self, loop: EventLoop) -> WsgiThreads:
+        config = self.config
+        with logs.access_log_plan(config) as access_log:
+            server = _core.WsgiServer(
+                self.app,
+                config,
+                listeners=[("http", _scope_address(each)) for each in self.listeners],
+                errors=ErrorStream(),
+                report=_report,
+                on_quiet=self._quiet.set,
+                multithread=config.threads > 1 or config.reactors > 1,
+                multiprocess=False,
+                access_log=access_log,
+            )
+            loop.reactor.attach_wsgi(server)
+        self.threads = WsgiThreads(server, config.threads)
+        return self.threads
+
     def let_in(self, loop: EventLoop) -> None:
         """The application has started: connections may come."""
         for each in self.listeners:
@@ -162,12 +185,15 @@ class Worker:
         # Only now: whoever reads it may rely on it.
         logs.error_logger.info("Shutting down")
 
-    async def _drain(self, loop: EventLoop, server: _core.AsgiServer) -> None:
+    async def _drain(self, loop: EventLoop, server: _core.AsgiServer | WsgiThreads) -> None:
         """Let the requests under way finish, and end those that take too long."""
         loop.reactor.drain(self._has_patience)
         if loop.reactor.requests_in_progress:
             logs.error_logger.info("Waiting for connections to close. (CTRL+C to force quit)")
         if await self._have_ended_within(server, self.config.timeout_graceful_shutdown_s):
+            return
+        if isinstance(server, WsgiThreads):
+            server.leave_behind()
             return
         tasks = server.suspended_tasks()
         if not tasks:
@@ -179,12 +205,15 @@ class Worker:
         self._hurry.clear()
         await self._have_ended_within(server, _CANCEL_GRACE_S)
 
-    async def _have_ended_within(self, server: _core.AsgiServer, timeout_s: float) -> bool:
+    async def _have_ended_within(self, server: _core.AsgiServer | WsgiThreads, timeout_s: float) -> bool:
         """Whether all requests have ended, before the time is up and before somebody hurries."""
         return await _ends_unless(self._hurry, self._have_ended(server), timeout_s)
 
-    async def _have_ended(self, server: _core.AsgiServer) -> None:
+    async def _have_ended(self, server: _core.AsgiServer | WsgiThreads) -> None:
         await self._quiet.wait()
+        if isinstance(server, WsgiThreads):
+            await server.end()
+            return
         # All is answered; what applications still do after their responses is part of their requests.
         while tasks := server.suspended_tasks():
             await asyncio.wait(tasks)

@@ -366,7 +366,7 @@ impl<C: Default> Io<C> {
 
     fn output(&mut self, token: Token) -> Option<(&mut SegmentQueue, &mut BufferPool)> {
         let channel =
-            self.channels.get_mut(token).filter(|channel| !channel.flags.closed && !channel.flags.lingering)?;
+            self.channels.get_mut(token).filter(|channel| !channel.flags.closed && !channel.flags.output_ends)?;
         mark_dirty(&mut self.dirty, token, channel);
         let queue = channel.output.get_or_insert_with(|| self.free_queues.pop().unwrap_or_default());
         Some((queue, &mut self.buffers))
@@ -456,6 +456,19 @@ impl<C: Default> Io<C> {
         }
     }
 
+    /// End our side once the output has left, and go on receiving. What is appended from now on is refused.
+    pub fn end_output(&mut self, token: Token) {
+        if let Some(channel) = self.channels.get_mut(token).filter(|channel| !channel.flags.closed) {
+            channel.flags.output_ends = true;
+            mark_dirty(&mut self.dirty, token, channel);
+        }
+    }
+
+    /// Whether `end_output` was called, or nothing can be sent anyway.
+    pub fn has_output_ended(&self, token: Token) -> bool {
+        self.channels.get(token).is_none_or(|channel| channel.flags.output_ends || channel.flags.closed)
+    }
+
     /// Whether `close` was called, or the connection is gone.
     pub fn is_closing(&self, token: Token) -> bool {
         self.channels.get(token).is_none_or(|channel| channel.flags.closing || channel.flags.closed)
@@ -528,7 +541,14 @@ impl<C: Default> Io<C> {
 
     fn close_if_flushed(&mut self, token: Token) {
         let Some(channel) = self.channels.get_mut(token) else { return };
-        if !channel.flags.closing || channel.flags.sending || channel.flags.lingering || channel.queued_bytes() > 0 {
+        if channel.flags.sending || channel.flags.lingering || channel.queued_bytes() > 0 {
+            return;
+        }
+        if channel.flags.output_ends && !channel.flags.output_ended {
+            channel.flags.output_ended = true;
+            end_sending(channel.fd);
+        }
+        if !channel.flags.closing {
             return;
         }
         if channel.flags.ended {
@@ -536,10 +556,11 @@ impl<C: Default> Io<C> {
         }
         // A plain close with input unread makes the kernel send a reset, which can destroy the response on its
         // way (RFC 9112 section 9.6). So end our side, and read on until the peer ends its own.
-        channel.flags.lingering = true;
+        (channel.flags.lingering, channel.flags.output_ends) = (true, true);
         self.lingering += 1;
-        // SAFETY: a descriptor that this channel owns.
-        unsafe { libc::shutdown(channel.fd, libc::SHUT_WR) };
+        if !std::mem::replace(&mut channel.flags.output_ended, true) {
+            end_sending(channel.fd);
+        }
         self.set_deadline(token, LINGER);
         self.resume(token);
     }
@@ -649,6 +670,11 @@ fn mark_dirty<C>(dirty: &mut Vec<Token>, token: Token, channel: &mut Channel<C>)
         channel.flags.dirty = true;
         dirty.push(token);
     }
+}
+
+fn end_sending(fd: RawFd) {
+    // SAFETY: a descriptor that its channel owns. It fails only if the connection is broken, which is told elsewhere.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
 /// Let a close send a reset. A plain one ends the stream in good order, and where the end of the connection is the end

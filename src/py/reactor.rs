@@ -19,6 +19,8 @@ use super::guarded::Guarded;
 use super::owners;
 use super::scoreboard::Scoreboard;
 use super::service::PyService;
+use super::tcp::StreamServer;
+use super::wsgi::{Desk, WsgiServer};
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
 use crate::core::{EventLoop, Hold, Token};
@@ -28,7 +30,8 @@ use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
 use crate::reactor::fair_share::{ACCEPTS_PER_TURN, FairShare};
 use crate::reactor::scoreboard::Reporter;
 use crate::reactor::{Mail, SubReactorHandle};
-use crate::server::http::HttpServer;
+use crate::server::http::{HttpEvent, HttpServer};
+use crate::server::tcp::Streams;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
@@ -48,6 +51,9 @@ pub(super) struct Inner {
     pub event_loop: EventLoop<PyService>,
     watches: HashMap<RawFd, Token>,
     pub asgi: Option<Py<AsgiServer>>,
+    wsgi: Option<Py<WsgiServer>>,
+    /// By the number of their endpoint.
+    pub stream_servers: HashMap<u16, Py<StreamServer>>,
 }
 
 #[pyclass(frozen, weakref, module = "penstock._core")]
@@ -127,7 +133,10 @@ impl Reactor {
         let woken = &self.woken;
         py.detach(move || {
             let whole = carried;
-            turn_while_native(whole.0, timeout, woken)
+            match whole.0.service.desk {
+                None => turn_while_native(whole.0, timeout, woken),
+                Some(_) => turn_for_threads(whole.0, timeout, woken),
+            }
         })?;
         if let Some(reporter) = &inner.event_loop.service.reporter {
             reporter.work();
@@ -141,22 +150,45 @@ impl Reactor {
         Ok(())
     }
 
+    /// Handle the next event of the streams. False if there is none.
+    fn run_stream_event(&self, py: Python<'_>) -> PyResult<bool> {
+        let mut entered = self.inner.enter()?;
+        let Some(inner) = entered.as_mut() else { return Ok(false) };
+        let EventLoop { io, service, .. } = &mut inner.event_loop;
+        let Some(event) = service.streams.next_event() else { return Ok(false) };
+        let number = service.streams.endpoint_of(io, &event);
+        let server = number.and_then(|number| inner.stream_servers.get(&number)).map(|server| server.clone_ref(py));
+        drop(entered);
+        if let Some(server) = server {
+            StreamServer::handle(server.bind(py), event)?;
+        }
+        Ok(true)
+    }
+
     /// Run the events of this turn, within the budget. Returns whether some are left.
     fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
         let began = Instant::now();
+        while self.run_stream_event(py)? {
+            if began.elapsed() >= ATTACHED_BUDGET {
+                break;
+            }
+        }
         loop {
             let mut entered = self.inner.enter()?;
             let Some(inner) = entered.as_mut() else { return Ok(false) };
-            let Some(http) = &mut inner.event_loop.service.http else { return Ok(false) };
-            let Some(event) = http.next_event() else { return Ok(false) };
+            let streams_left = inner.event_loop.service.streams.has_events();
+            let Some(event) = inner.event_loop.service.next_event() else { return Ok(streams_left) };
             let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
+            let wsgi = inner.wsgi.as_ref().map(|wsgi| wsgi.clone_ref(py));
             drop(entered);
             if let Some(asgi) = asgi {
                 AsgiServer::handle(asgi.bind(py), event)?;
+            } else if let (Some(wsgi), HttpEvent::Quiet) = (wsgi, event) {
+                wsgi.get().tell_quiet(py)?;
             }
             if began.elapsed() >= ATTACHED_BUDGET {
                 return self.with(|inner| {
-                    let left = inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events());
+                    let left = inner.event_loop.service.has_events();
                     if left {
                         inner.event_loop.io.counters.budget_exhausted.add(1);
                     }
@@ -196,18 +228,48 @@ fn turn_while_native(
     let at_most = limit.min(began.elapsed().saturating_add(DETACHED_AT_MOST));
     loop {
         let answered = event_loop.io.counters.native_answers.get();
-        let is_python_wanted = event_loop.service.has_events()
-            || !event_loop.service.ready.is_empty()
-            || !event_loop.io.take_released().is_empty()
-            || woken.load(Ordering::Relaxed);
         // A turn that answered nothing was ended by the timeout, by a signal, or by what asyncio will know.
         let left = at_most.saturating_sub(began.elapsed());
-        if is_python_wanted || answered == answers || left.is_zero() {
+        if is_python_wanted(event_loop, woken) || answered == answers || left.is_zero() {
             return Ok(());
         }
         answers = answered;
         event_loop.turn(Some(left))?;
     }
+}
+
+/// Turn for the threads of a WSGI application, which need nothing of this one's interpreter: until Python is wanted here.
+fn turn_for_threads(
+    event_loop: &mut EventLoop<PyService>,
+    timeout: Option<Duration>,
+    woken: &AtomicBool,
+) -> std::io::Result<()> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        // What was left since the last turn, before sleeping.
+        event_loop.service.serve_threads(&mut event_loop.io);
+        if is_python_wanted(event_loop, woken) {
+            return event_loop.turn(Some(Duration::ZERO));
+        }
+        let now = Instant::now();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let look = event_loop.service.desk.as_ref().and_then(|desk| desk.may_sleep(now));
+        let completions = event_loop.io.counters.completions.get();
+        event_loop.turn(left.into_iter().chain(look).min())?;
+        event_loop.service.serve_threads(&mut event_loop.io);
+        // What ended a turn without a completion may have been a signal, which only Python can handle.
+        let may_be_a_signal = event_loop.io.counters.completions.get() == completions && look.is_none();
+        if is_python_wanted(event_loop, woken) || may_be_a_signal || left.is_some_and(|left| left.is_zero()) {
+            return Ok(());
+        }
+    }
+}
+
+fn is_python_wanted(event_loop: &mut EventLoop<PyService>, woken: &AtomicBool) -> bool {
+    event_loop.service.has_events()
+        || !event_loop.service.ready.is_empty()
+        || !event_loop.io.take_released().is_empty()
+        || woken.load(Ordering::Relaxed)
 }
 
 fn mask(readiness: Readiness) -> u8 {
@@ -220,12 +282,20 @@ impl Reactor {
     #[pyo3(signature = (poller = "auto"))]
     fn new(poller: &str) -> PyResult<Self> {
         let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
-        let service =
-            PyService { http: None, listeners: Vec::new(), ready: Vec::new(), reporter: None, fair_share: None };
+        let service = PyService {
+            http: None,
+            desk: None,
+            streams: Streams::default(),
+            listeners: Vec::new(),
+            ready: Vec::new(),
+            reporter: None,
+            fair_share: None,
+        };
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
         let handle = SubReactorHandle::of(&event_loop);
-        let inner = Inner { event_loop, watches: HashMap::new(), asgi: None };
+        let inner =
+            Inner { event_loop, watches: HashMap::new(), asgi: None, wsgi: None, stream_servers: HashMap::new() };
         Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), handle, counters })
     }
 
@@ -275,8 +345,7 @@ impl Reactor {
         timers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyList>> {
         let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)));
-        let mut events_left =
-            self.with(|inner| inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events()))?;
+        let mut events_left = self.with(|inner| inner.event_loop.service.has_events())?;
         let timers_before = timers_fingerprint(timers);
         loop {
             let wait = match deadline {
@@ -314,6 +383,18 @@ impl Reactor {
             http.attach(&mut inner.event_loop.io)?;
             inner.event_loop.service.http = Some(http);
             inner.asgi = Some(asgi);
+            Ok(())
+        })?
+    }
+
+    /// Serve HTTP with this WSGI application, on its own threads, on every listener added from now on.
+    fn attach_wsgi(&self, py: Python<'_>, wsgi: Py<WsgiServer>) -> PyResult<()> {
+        let (mut http, desk) = wsgi.get().attach(py, self.mail.clone())?;
+        self.with(|inner| {
+            http.attach(&mut inner.event_loop.io)?;
+            inner.event_loop.service.http = Some(http);
+            inner.event_loop.service.desk = Some(desk);
+            inner.wsgi = Some(wsgi);
             Ok(())
         })?
     }
@@ -409,11 +490,19 @@ impl Reactor {
         let inner = self.inner.enter()?.take();
         if let Some(mut inner) = inner {
             let asgi = inner.asgi.take();
+            let desk = inner.event_loop.service.desk.take();
+            let stream_servers = std::mem::take(&mut inner.stream_servers);
+            let mut objects = inner.event_loop.service.streams.take_objects(&mut inner.event_loop.io);
             let mut released = inner.event_loop.shut_down();
+            released.extend(desk.into_iter().flat_map(Desk::shut_down));
             drop(inner);
             owners::release(py, &mut released);
+            objects.drain(..).for_each(|object| super::tcp::release_object(py, object));
             if let Some(asgi) = asgi {
                 asgi.get().forget_requests(py);
+            }
+            for server in stream_servers.values() {
+                server.get().forget();
             }
         }
         Ok(())

@@ -2,4 +2,8 @@
 
 pub mod health;
 pub mod http;
+mod slot;
 pub mod static_files;
+pub mod tcp;
+
+pub use slot::Connection;

@@ -927,7 +927,7 @@ def test_returning_without_a_response_gives_500_and_says_so() -> None:
 
 @pytest.mark.parametrize("application", [lambda scope, receive, send: None, lambda scope: None])
 def test_something_that_is_no_asgi_application_gives_500_and_says_what_was_expected(application: Any) -> None:
-    with threaded_server(application) as server:
+    with threaded_server(application, interface="asgi") as server:
         assert server.get().startswith(b"HTTP/1.1 500 ")
         assert "TypeError" in server.log
 

@@ -19,7 +19,8 @@ from penstock.server import Worker
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[Any, Any, Any], Any]
+# ASGI or WSGI.
+App = Callable[..., Any]
 
 TIMEOUT_S = 20.0
 
@@ -43,7 +44,8 @@ class ThreadedServer:
     """A worker that serves `app` on a free port of 127.0.0.1 until `stop`."""
 
     def __init__(self, app: App, **settings: Any) -> None:
-        self.config = ServerConfig(**({"port": 0, "access_log": False, "lifespan": "off"} | settings))
+        where: dict[str, Any] = {} if "uds" in settings else {"port": 0}
+        self.config = ServerConfig(**(where | {"access_log": False, "lifespan": "off"} | settings))
         self._app = app
         self._listeners = listener.open_listeners(self.config)
         self._attached = threading.Event()
