@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from . import bind
+from . import bind, systemd
 from .config import ServerConfig
 from .errors import (
     AddressError,
@@ -43,8 +43,8 @@ Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 class OwnListener(socket.socket):
     """A listening socket that this server opened, and knows by which process."""
 
-    def __init__(self, family: socket.AddressFamily) -> None:
-        super().__init__(family, socket.SOCK_STREAM)
+    def __init__(self, family: socket.AddressFamily, fileno: int | None = None) -> None:
+        super().__init__(family, socket.SOCK_STREAM, fileno=fileno)
         self._opener = os.getpid()
 
     @property
@@ -56,8 +56,8 @@ class OwnListener(socket.socket):
 class UnixListener(OwnListener):
     """A listening Unix domain socket that removes its file when the process that made it closes it."""
 
-    def __init__(self) -> None:
-        super().__init__(socket.AF_UNIX)
+    def __init__(self, fileno: int | None = None) -> None:
+        super().__init__(socket.AF_UNIX, fileno)
         self._made: tuple[str, tuple[int, int]] | None = None
 
     def bind_file(self, path: str) -> None:
@@ -65,6 +65,13 @@ class UnixListener(OwnListener):
         # Absolute: the application may change the working directory.
         self._made = (os.path.abspath(path), _identity(path))
         os.chmod(path, UDS_MODE)
+
+    def give_away(self) -> None:
+        """Another process goes on with it, and with its file."""
+        self._made = None
+
+    def take_over(self, path: str) -> None:
+        self._made = (os.path.abspath(path), _identity(path))
 
     def close(self) -> None:
         made, self._made = self._made, None
@@ -78,12 +85,15 @@ class UnixListener(OwnListener):
 def open_listeners(config: ServerConfig) -> list[socket.socket]:
     """The listening sockets of this config, non-blocking and not inherited by children; at least one.
 
-    Raises `AddressError` or one of its kinds, and then leaves nothing open.
+    Sockets that systemd has handed over are listened on in place of a host and port. Raises `AddressError` or one of
+    its kinds, and then leaves nothing open.
     """
     options = _options(config.socket_option)
     listeners: list[socket.socket] = []
+    handed_over = systemd.take_sockets() if config.fd is None else []
     try:
-        for place in places(config):
+        listeners += [_adopt(fd, options) for fd in handed_over]
+        for place in places(config) if not handed_over else ():
             listeners += _listen_at(place, config.backlog, options, reuse_port=config.accept == "reuseport")
     except BaseException:
         close_listeners(listeners)
@@ -167,6 +177,24 @@ def _options(written: tuple[str, ...]) -> SocketOptions:
         # A response leaves whole, with one call: Nagle's algorithm could only delay its last segment.
         raise ConfigError("--socket-option no-delay=off: an HTTP server has it on, always; leave the option out")
     return options
+
+
+def inherit(fd: int) -> socket.socket:
+    """A listener of a former process of this server's, which gives it away, file and all, when this one is ready."""
+    with socket.socket(fileno=os.dup(fd)) as same:
+        family, name = same.family, same.getsockname()
+    if family != socket.AF_UNIX:
+        return OwnListener(family, fd)
+    listener = UnixListener(fd)
+    with suppress(OSError):  # An abstract name, or a file that somebody has removed.
+        listener.take_over(os.fsdecode(name))
+    return listener
+
+
+def give_away(listeners: Iterable[socket.socket]) -> None:
+    for listener in listeners:
+        if isinstance(listener, UnixListener):
+            listener.give_away()
 
 
 def close_listeners(listeners: Iterable[socket.socket]) -> None:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from . import _core, identity, importer, listener, logs
+from . import _core, identity, importer, listener, logs, systemd
 from .config import ServerConfig
 from .event_loop import EventLoop
 from .interface import interface_of
@@ -112,6 +112,7 @@ class Worker:
             return
         server = self._attach(loop, lifespan.state) if self._interface == "asgi" else self._attach_wsgi(loop)
         self.let_in(loop)
+        self._watch_dog(loop)
         await self._stop.wait()
         self.let_nobody_in(loop)
         await self._drain(loop, server)
@@ -166,6 +167,13 @@ class Worker:
             loop.reactor.add_listener(each.fileno())
         log_open(self.listeners)
 
+    def _watch_dog(self, loop: EventLoop) -> None:
+        """Tell systemd, if it asks, that the loop comes round. In a worker it does not ask."""
+        interval_s = systemd.watchdog_interval_s()
+        if interval_s is not None:
+            systemd.alive()
+            loop.call_later(interval_s, self._watch_dog, loop)
+
     def let_nobody_in(self, loop: EventLoop) -> None:
         """It is time to stop: connections come no more."""
         # The reactor's own descriptors are the last of a listener, if no other process has it: it lets nobody in from
@@ -173,6 +181,7 @@ class Worker:
         is_last = listener.is_last_holder(self.listeners)
         listener.close_listeners(self.listeners)
         loop.reactor.remove_listeners(last=is_last)
+        systemd.stopping()
         # Only now: whoever reads it may rely on it.
         logs.error_logger.info("Shutting down")
 
@@ -236,6 +245,7 @@ def logging_process() -> Generator[None]:
 def log_open(listeners: list[socket.socket]) -> None:
     """Everything has started, and connections are let in."""
     logs.log_banner(listener.describe(each) for each in listeners)
+    systemd.ready()
     # What start-up made stays; the collector need not look at it again for every generation.
     gc.collect()
     gc.freeze()

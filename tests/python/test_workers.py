@@ -522,3 +522,56 @@ def test_what_is_no_user_is_refused(penstock: Callable[..., subprocess.Completed
     outcome = penstock("serve", "--user", "no-such-user", "main:app")
     assert outcome.returncode == 2
     assert "expected a user of this machine" in outcome.stderr
+
+
+def supervisor_that_takes_over(server: Server) -> int:
+    server.wait_for_log("has taken over")
+    return int(re.findall(r"Supervisor \[(\d+)\] has taken over", server.log)[-1])
+
+
+@pytest.mark.parametrize("accept", ["shared", "reuseport"])
+def test_a_new_supervisor_takes_over_under_load_and_no_request_is_lost(
+    serve: Serve, control: Path, tmp_path: Path, accept: str
+) -> None:
+    pid_file = tmp_path / "server.pid"
+    names = ("--control", str(control), "--pid", str(pid_file))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = serve(APP, "--workers", "2", "--accept", accept, "--no-access-log", "--port", str(port), *names)
+    with Load(server) as load:
+        server.signal(signal.SIGUSR2)
+        successor = supervisor_that_takes_over(server)
+        assert server.process.wait(TIMEOUT_S) == 0
+    assert load.failures == []
+    assert load.answers > 100
+    assert int(pid_file.read_text()) == successor
+    assert status_of(control)["pid"] == successor
+    ctl(control, "stop")
+    wait_until(lambda: not is_alive(successor))
+    server.wait()
+    assert not pid_file.exists()
+    assert not control.exists()
+
+
+def test_a_unix_socket_goes_to_the_new_supervisor_with_its_file(serve: Serve, control: Path) -> None:
+    path = control.with_name("s")
+    server = serve(APP, "--workers", "1", "--uds", str(path))
+    server.signal(signal.SIGUSR2)
+    successor = supervisor_that_takes_over(server)
+    assert server.process.wait(TIMEOUT_S) == 0
+    assert b"200 OK" in server.get()
+    os.kill(successor, signal.SIGTERM)
+    wait_until(lambda: not is_alive(successor))
+    server.wait()
+    assert not path.exists()
+
+
+def test_a_new_supervisor_that_does_not_start_changes_nothing(serve: Serve, tmp_path: Path) -> None:
+    server = serve(APP, "--workers", "1")
+    former = children(server)
+    (tmp_path / "broken").touch()
+    server.signal(signal.SIGUSR2)
+    server.wait_for_log("did not start, and this one goes on")
+    assert children(server) == former
+    assert pid_that_answers(server) in former
+    (tmp_path / "broken").unlink()

@@ -13,13 +13,15 @@ from ..config import ServerConfig
 
 
 class Seats:
-    def __init__(self, config: ServerConfig) -> None:
-        self._first = listener.open_listeners(config)
+    def __init__(self, config: ServerConfig, inherited: dict[int, list[int]] | None = None) -> None:
+        seats = {seat: [listener.inherit(fd) for fd in fds] for seat, fds in (inherited or {}).items()}
+        self._first = seats.pop(0, None) or listener.open_listeners(config)
         self.addresses = [listener.describe(each) for each in self._first]
         self._config = config
         # Unix sockets and inherited ones cannot be had twice.
         self.are_own = config.accept == "reuseport" and all(map(listener.is_reusable, self._first))
-        self._others: dict[int, list[socket.socket]] = {}
+        self._others: dict[int, list[socket.socket]] = seats
+        self.are_given_away = False
 
     def of(self, seat: int) -> list[socket.socket]:
         if seat == 0 or not self.are_own:
@@ -31,6 +33,20 @@ class Seats:
     def give_up(self, seat: int) -> None:
         """Nobody sits there any more; whoever leaves it takes those who wait there along."""
         listener.close_listeners(self._others.pop(seat, ()))
+
+    @property
+    def all(self) -> dict[int, list[socket.socket]]:
+        """For a successor."""
+        return {0: self._first, **self._others}
+
+    @property
+    def end_here(self) -> bool:
+        """Whether nobody else can have the listeners once they are closed: no successor, nor who handed them over."""
+        return not self.are_given_away and listener.is_last_holder(self._first)
+
+    def give_away(self) -> None:
+        self.are_given_away = True
+        listener.give_away(self._first)
 
     def close(self) -> None:
         """In every process that has them they are closed, never shut down: who waits there is a worker's still."""

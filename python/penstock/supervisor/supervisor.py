@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .. import _core, errors, identity, importer, logs
+from .. import _core, errors, identity, importer, logs, systemd
 from ..config import ServerConfig
 from ..errors import ConfigError, PenstockError
 from . import worker
@@ -29,6 +29,7 @@ from .cpus import usable_cpus
 from .plan import BackOff, Stage, plan
 from .process import Process, describe_exit, fork
 from .seats import Seats
+from .upgrade import Inheritance, Successor
 
 # Room for several generations at once: the ones before are still answering what they hold.
 _SLOTS_PER_WORKER = 4
@@ -45,6 +46,7 @@ _SIGNALS = (
     signal.SIGQUIT,
     signal.SIGHUP,
     signal.SIGUSR1,
+    signal.SIGUSR2,
     signal.SIGTTIN,
     signal.SIGTTOU,
     signal.SIGCHLD,
@@ -69,8 +71,12 @@ class Supervisor:
         self._start_not_before_s = 0.0
         self._look_at_s = 0.0
         self._stops = 0
+        self._is_end_of_listeners = False
+        self._successor: Successor | None = None
+        self._inheritance: Inheritance | None = None
+        self._life_told_s = 0.0
         self._has_started = False
-        self._reload_again = False
+        self._reload_again = self._is_telling_reload = False
         self._error: PenstockError | None = None
         self._control: ControlSocket | None = None
         # Those who asked for what is not done yet.
@@ -81,14 +87,13 @@ class Supervisor:
     def run(self) -> None:
         """Raises what kept the first workers from starting."""
         identity.check(self.config)
-        self._seats = Seats(self.config)
+        self._inheritance = Inheritance.take()
+        self._seats = Seats(self.config, self._inheritance.seats if self._inheritance else None)
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
-            stack.enter_context(identity.pid_file(self.config.pid))
-            if self.config.control is not None:
-                self._control = ControlSocket(
-                    self.config.control, self._selector, self._control_asked, takes_over=False
-                )
+            self._names = stack
+            if self._inheritance is None:
+                self._take_names()
             if self.config.preload:
                 self.app = importer.load_app(self.app, factory=self.config.factory)
             # What is there by now is every worker's: the collector need not touch, and so copy, its pages.
@@ -97,6 +102,14 @@ class Supervisor:
             self._turn_until_over()
         if self._error is not None:
             raise self._error
+
+    def _take_names(self) -> None:
+        """What others find this server by."""
+        predecessor = self._inheritance.pid if self._inheritance else None
+        self._names.enter_context(identity.pid_file(self.config.pid, instead_of=predecessor))
+        if self.config.control is not None:
+            path, takes_over = self.config.control, predecessor is not None
+            self._control = ControlSocket(path, self._selector, self._control_asked, takes_over=takes_over)
 
     def _close(self) -> None:
         self._seats.close()
@@ -149,6 +162,8 @@ class Supervisor:
                     self.stop()
                 case signal.SIGHUP:
                     self.reload()
+                case signal.SIGUSR2:
+                    self.upgrade()
                 case signal.SIGUSR1:
                     for process in self.processes:
                         process.signal(signal.SIGUSR1)  # They have the access log.
@@ -177,7 +192,9 @@ class Supervisor:
         if self._stops == 1:
             logs.error_logger.info("Shutting down")
             self._answer_waiting({"error": "the server is stopping"})
+            systemd.stopping()
             # Ours first: the last worker that leaves takes those who wait.
+            self._is_end_of_listeners = self._seats.end_here
             self._seats.close()
         for process in self.processes:
             self._stop_one(process)
@@ -186,7 +203,7 @@ class Supervisor:
         was_ready, process.stage = process.stage is Stage.READY, Stage.LEAVING
         process.kill_at_s = process.kill_at_s or self._end_of_grace()
         if was_ready:
-            process.channel.send(stop=True)
+            process.channel.send(stop={"is_last": self._is_end_of_listeners})
         else:
             process.signal(signal.SIGTERM)
 
@@ -199,9 +216,40 @@ class Supervisor:
             self._reload_again = True
             return
         logs.error_logger.info("Reloading: starting %d new workers", self.wanted)
+        systemd.reloading()
+        self._is_telling_reload = True
         self._last_generation += 1
         self.generation = self._last_generation
         self._start_not_before_s = 0.0
+
+    def upgrade(self) -> None:
+        """Have a new supervisor take over, with the listeners."""
+        if self._stops or self._successor is not None or not self._has_started:
+            logs.error_logger.warning("Not starting another supervisor while this one starts, stops or is replaced")
+            return
+        self._successor = Successor(self._seats.all)
+        self._selector.register(self._successor.news, selectors.EVENT_READ, self._hear_successor)
+
+    def _hear_successor(self) -> None:
+        successor = self._successor
+        assert successor is not None
+        self._selector.unregister(successor.news)
+        if successor.has_taken_over():
+            logs.error_logger.info("Supervisor [%d] has taken over: leaving", successor.process.pid)
+            self._leave_to_successor()
+            return
+        successor.process.wait()
+        self._successor = None
+        logs.error_logger.error("The new supervisor did not start, and this one goes on: see the log above")
+
+    def _leave_to_successor(self) -> None:
+        """As at a reload: with patience, since others serve already."""
+        self._stops = 1
+        self._seats.give_away()
+        self._seats.close()
+        for process in self.processes:
+            if process.is_here:
+                self._retire(process)
 
     def scale(self, wanted: int) -> str | None:
         """Have as many workers. Returns why not, if so."""
@@ -275,6 +323,7 @@ class Supervisor:
     def _act(self) -> None:
         now_s = time.monotonic()
         self._bury(now_s)
+        self._tell_life(now_s)
         if now_s >= self._look_at_s:
             self._look_at_s = now_s + _LOOK_EVERY_S
             self._look_at_limits(now_s)
@@ -298,15 +347,23 @@ class Supervisor:
         if not self._has_started:
             self._has_started = True
             logs.log_banner(self._seats.addresses)
+            if self._inheritance is not None:
+                self._take_names()
+                self._inheritance.tell_ready()
+            systemd.ready()
         if self._reload_again and not self._is_reloading:
             self._reload_again = False
             self.reload()
         elif not self._is_reloading and len(ready) == self.wanted:
+            if self._is_telling_reload:
+                self._is_telling_reload = False
+                systemd.ready()
             self._answer_waiting({"workers": self.wanted, "generation": self.generation})
 
     def _patience(self) -> float:
         """How long nothing can be to do."""
-        until = [self._look_at_s, *(process.kill_at_s for process in self.processes if process.kill_at_s)]
+        look_at_s = min(self._look_at_s, self._life_told_s + (systemd.watchdog_interval_s() or math.inf) / 2)
+        until = [look_at_s, *(process.kill_at_s for process in self.processes if process.kill_at_s)]
         if self._start_not_before_s:
             until.append(self._start_not_before_s)
         return max(0.0, min(until) - time.monotonic())
@@ -348,7 +405,8 @@ class Supervisor:
         self._selector.close()
         if self._control is not None:
             self._control.close_descriptors()
-        for each in (*self._private, ours, *(process.channel for process in self.processes)):
+        succession = [each.news for each in (self._successor, self._inheritance) if each is not None]
+        for each in (*self._private, *succession, ours, *(process.channel for process in self.processes)):
             each.close()
         worker.run(place)
 
@@ -364,7 +422,7 @@ class Supervisor:
             self._stop_one(process)
             return
         process.stage, process.kill_at_s = Stage.LEAVING, self._end_of_grace()
-        is_last = self._seats.are_own and process.seat >= self.wanted
+        is_last = self._seats.are_own and process.seat >= self.wanted and not self._seats.are_given_away
         process.channel.send(retire={"sees_off": is_last})
         if is_last:
             self._seats.give_up(process.seat)
@@ -427,6 +485,8 @@ class Supervisor:
             if process.is_here and process.generation == self.generation:
                 self._stop_one(process)
         self.generation = former[-1].generation
+        self._is_telling_reload = False
+        systemd.ready()  # Of the reload there is nothing more to tell than its end.
         self._answer_waiting({"error": "the new workers failed to start, and those of before go on: see the log"})
 
     def _kill_overdue(self, now_s: float) -> None:
@@ -458,6 +518,13 @@ class Supervisor:
         process.is_hung = True
         process.signal(worker.STACKS_SIGNAL)
         process.kill_at_s = now_s + _STACKS_GRACE_S
+
+    def _tell_life(self, now_s: float) -> None:
+        """This loop comes round; whether the workers' do is looked at here, and systemd need not."""
+        interval_s = systemd.watchdog_interval_s()
+        if interval_s is not None and now_s - self._life_told_s >= interval_s / 2:
+            self._life_told_s = now_s
+            systemd.alive()
 
     def _look_at_limits(self, now_s: float) -> None:
         for process in self.processes:

@@ -63,6 +63,9 @@ def run(place: Place) -> NoReturn:
 
 def _reset_signals() -> None:
     signal.set_wakeup_fd(-1)
+    # It is the supervisor that systemd hears.
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):
+        os.environ.pop(name, None)
     for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH):
         signal.signal(number, signal.SIG_IGN if number != signal.SIGWINCH else signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -121,8 +124,7 @@ class SupervisedWorker(Worker):
             if message is None:
                 self._stop_as_orphan()
             elif "stop" in message:
-                # Everybody's listeners go.
-                self._is_last = True
+                self._is_last = message["stop"]["is_last"]
                 self.stop()
             elif "retire" in message:
                 self.retire(sees_off=message["retire"]["sees_off"])
