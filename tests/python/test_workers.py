@@ -282,7 +282,7 @@ def test_a_reload_that_fails_keeps_the_former_workers(serve: Serve, tmp_path: Pa
     (tmp_path / "broken").touch()
     server.signal(signal.SIGHUP)
     server.wait_for_log("Reload failed")
-    assert "the new version is broken" in server.log
+    server.wait_for_log("the new version is broken")
     wait_until(lambda: set(children(server)) == former)
     assert pid_that_answers(server) in former
     (tmp_path / "broken").unlink()
@@ -325,7 +325,7 @@ def test_a_worker_that_is_killed_loses_what_it_held_alone_and_is_replaced(serve:
                 connection.sendall(get())
                 assert int(read_response(connection)[2]) == owner
     wait_until(lambda: len(children(server)) == 2 and victim not in children(server))
-    assert f"Worker [{victim}] was killed by SIGKILL" in server.log
+    server.wait_for_log(f"Worker [{victim}] was killed by SIGKILL")
     assert pid_that_answers(server) != victim
 
 
@@ -385,7 +385,7 @@ def test_a_worker_is_replaced_before_it_retires(serve: Serve, control: Path) -> 
         wait_until(look)
     assert load.failures == []
     assert fewest[0] == 2
-    assert "(--limit-max-requests)" in server.log
+    server.wait_for_log("(--limit-max-requests)")
 
 
 def test_a_worker_that_is_too_old_or_too_large_is_replaced(serve: Serve) -> None:
