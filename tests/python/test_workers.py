@@ -230,8 +230,8 @@ def test_subscriptions_to_events_end_in_good_order_and_come_again(serve: Serve) 
         for stream in streams:
             received = b"".join(iter(lambda stream=stream: stream.recv(65536), b""))
             assert received.endswith(b"0\r\n\r\n")
-    wait_until(lambda: not is_alive(former))
-    assert server.log.count("subscription ends") == 20
+    wait_until(lambda: former not in children(server))
+    wait_until(lambda: server.log.count("subscription ends") == 20)
     assert "Traceback" not in server.log
     with server.connect() as again:
         again.sendall(get("/events"))
