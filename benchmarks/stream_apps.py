@@ -96,7 +96,7 @@ class Broadcast(Framed):
 
 
 def serve_uvloop(work: str, port: int) -> None:
-    import uvloop
+    import uvloop  # pyright: ignore[reportMissingImports]: installed among the peers only
 
     async def main() -> None:
         protocol = {"echo": Echo, "framed": Framed, "broadcast": Broadcast}[work]
