@@ -151,9 +151,9 @@ def test_what_has_no_effect_is_told_and_the_server_runs(serve: Callable[..., Ser
         HEADERS_APP, "-k", "uvicorn.workers.UvicornWorker", "--loop", "uvloop", env={"GUNICORN_CMD_ARGS": "-w 4"}
     )
     assert b"200 OK" in server.get()
-    assert "WARNING:  -k has no effect: there is one kind of worker" in server.log
-    assert "WARNING:  --loop has no effect: " in server.log
-    assert "WARNING:  GUNICORN_CMD_ARGS is not read: give its options to penstock serve" in server.log
+    server.wait_for_log("WARNING:  -k has no effect: there is one kind of worker")
+    server.wait_for_log("WARNING:  --loop has no effect: ")
+    server.wait_for_log("WARNING:  GUNICORN_CMD_ARGS is not read: give its options to penstock serve")
 
 
 HEADERS_APP = """

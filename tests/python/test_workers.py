@@ -392,7 +392,7 @@ def test_a_worker_that_is_too_old_or_too_large_is_replaced(serve: Serve) -> None
     old = serve(APP, "--worker-lifetime", "0.5")
     (former,) = children(old)
     wait_until(lambda: not is_alive(former))
-    assert "(--worker-lifetime)" in old.log
+    old.wait_for_log("(--worker-lifetime)")
     large = serve(APP, "--worker-max-rss", "1000000", "--timeout-graceful-shutdown", "1")
     large.wait_for_log("(--worker-max-rss)")
 
@@ -476,7 +476,7 @@ def test_the_pid_file_is_there_while_the_server_is(serve: Serve, tmp_path: Path,
     assert int(path.read_text()) == server.process.pid
     other = serve(APP, "--pid", str(path), *workers, ready=False)
     assert other.wait() == 2
-    assert f"is that of process {server.process.pid}, which runs" in other.log
+    other.wait_for_log(f"is that of process {server.process.pid}, which runs")
     server.stop()
     assert not path.exists()
 

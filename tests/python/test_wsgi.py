@@ -358,8 +358,11 @@ def test_an_iterable_is_closed_however_it_ends(ending: str) -> None:
         has_read.set()
         connection.close()
         assert closed.wait(TIMEOUT_S)
-    assert ("on purpose" in server.log) == (ending == "raises")
-    assert ("Exception" in server.log) == (ending == "raises")
+    if ending == "raises":
+        server.wait_for_log("Exception in WSGI application")
+        server.wait_for_log("on purpose")
+    else:
+        assert "Exception" not in server.log
 
 
 # ---- start_response -----------------------------------------------------------------------------------------------
@@ -399,7 +402,7 @@ def test_once_the_head_has_left_the_error_is_raised_again_and_the_response_cut_o
         has_read.set()
         with pytest.raises((ConnectionResetError, AssertionError)):
             read_chunked(connection)
-    assert "ValueError: on purpose" in server.log
+    server.wait_for_log("ValueError: on purpose")
 
 
 def test_a_second_start_without_a_reason_is_an_error() -> None:
@@ -411,7 +414,7 @@ def test_a_second_start_without_a_reason_is_an_error() -> None:
     with serving(app) as server, server.connect() as connection:
         connection.sendall(request())
         assert read_response(connection)[0] == 500
-    assert "AssertionError: start_response was called before" in server.log
+    server.wait_for_log("AssertionError: start_response was called before")
 
 
 @pytest.mark.parametrize(
@@ -477,7 +480,7 @@ def test_an_application_that_breaks_the_protocol_is_told_how_and_its_client_gets
         connection.sendall(request() + request())
         assert read_response(connection)[0] == 500
         assert read_response(connection)[0] == 500, "the connection goes on"
-    assert told in server.log
+    server.wait_for_log(told)
 
 
 @pytest.mark.parametrize(("length", "told"), [("6", "is longer than"), ("600", "is shorter than")])
@@ -512,8 +515,8 @@ def test_an_error_is_logged_with_its_traceback_and_answered_500() -> None:
         status, headers, _ = read_response(connection)
         assert status == 500
         assert "connection" not in headers
-        assert "Exception in WSGI application" in server.log
-        assert 'raise LookupError("on purpose")' in server.log
+        server.wait_for_log("Exception in WSGI application")
+        server.wait_for_log('raise LookupError("on purpose")')
         assert server.call(lambda: server.loop.reactor.counters()["handler_errors"]) == 1
 
 
@@ -795,7 +798,7 @@ def test_a_wrapped_file_that_is_shorter_than_declared_is_told(file: Path) -> Non
     with serving(app) as server, server.connect() as connection:
         connection.sendall(request())
         assert read_response(connection)[0] == 500
-    assert "shorter than its content-length: 300000 bytes of 300001" in server.log
+    server.wait_for_log("shorter than its content-length: 300000 bytes of 300001")
 
 
 # ---- the pool -----------------------------------------------------------------------------------------------------
@@ -979,7 +982,7 @@ def test_a_request_that_does_not_end_keeps_no_server_from_leaving(serve: Callabl
         wait_until(lambda: server.log.count("begins /endless") == 2)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
-    assert "Leaving 2 requests behind that did not finish in time" in server.log
+    server.wait_for_log("Leaving 2 requests behind that did not finish in time")
     assert "Traceback" not in server.log
 
 

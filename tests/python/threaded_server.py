@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any
 
@@ -110,6 +111,13 @@ class ThreadedServer:
     @property
     def log(self) -> str:
         return self.records.text
+
+    def wait_for_log(self, text: str) -> None:
+        """Return once `text` has been logged; fail if it has not been in time."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while text not in self.log:
+            assert time.monotonic() < deadline, f"not logged: {text!r}\n{self.log}"
+            time.sleep(0.002)
 
     @property
     def port(self) -> int:
