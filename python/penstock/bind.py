@@ -48,6 +48,12 @@ def parse(text: str) -> Place:
     return _parse_tcp(text.removeprefix("tcp://"))
 
 
+def parse_local(text: str) -> Place:
+    """The same, but a port alone is one of 127.0.0.1."""
+    text = text.strip()
+    return TcpPlace("127.0.0.1", _number(text, 65535)) if text.isdigit() else parse(text)
+
+
 def _parse_tcp(text: str) -> TcpPlace:
     if "/" in text:
         raise ValueError(text)

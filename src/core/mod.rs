@@ -14,5 +14,5 @@ pub mod timer;
 pub mod token;
 pub mod wall_clock;
 
-pub use event_loop::{CloseReason, EventLoop, Hold, Io, Service};
+pub use event_loop::{Cause, CloseReason, EventLoop, Hold, Io, Service, Shard};
 pub use token::Token;
