@@ -1,5 +1,6 @@
 //! The reactor's parts, without Python and without any protocol.
 
+pub mod background;
 pub mod bell;
 pub mod buffer;
 pub mod channel;

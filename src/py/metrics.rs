@@ -12,7 +12,7 @@ use pyo3::types::PyBytes;
 use super::guarded::Guarded;
 use super::reactor::listener_of;
 use super::scoreboard::Scoreboard;
-use crate::core::EventLoop;
+use crate::core::{EventLoop, background};
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind};
 use crate::metrics::table::{FAMILIES, Kind, PREFIX};
@@ -78,6 +78,7 @@ impl MetricsServer {
         let (mail, stopping) = (event_loop.mail_sender(), Arc::new(AtomicBool::new(false)));
         let stop = stopping.clone();
         let turn = move || {
+            background::give_way();
             while !stop.load(Ordering::Acquire) {
                 let patience = event_loop.service.patience(event_loop.io.clock());
                 // It fails only if the kernel has no memory for it: the next one may go well, and takes its time.
