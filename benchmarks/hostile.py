@@ -128,7 +128,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=5000, help="connections of each kind")
     parser.add_argument("--rate", type=float, default=5000, help="ordinary requests a second")
     parser.add_argument("--timeouts", type=float, default=20, help="the server's header, body and write time-outs, s")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements before and during")
+    parser.add_argument("--rounds", type=int, default=15, help="measurements before, during and after")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of a measurement")
     options = parser.parse_args(argv)
     limit = raise_descriptor_limit()
     wake_up_in_time()
@@ -139,17 +140,17 @@ def main(argv: list[str]) -> int:
         running(penstock(options.timeouts), Path(directory), cpus.server) as server,
         affinity(cpus.load),
     ):
-        before = [p99_ms(server.port, 2, options.rate) for _ in range(options.rounds)]
+        before = [p99_ms(server.port, options.seconds, options.rate) for _ in range(options.rounds)]
         memory_before = server.own_bytes()
         attacks = {name: Attack(server.port, count, *drops) for name, drops in KINDS.items()}
         for attack in attacks.values():
             attack.start()
             attack.opened.wait()
-        during = [p99_ms(server.port, 2, options.rate) for _ in range(options.rounds)]
+        during = [p99_ms(server.port, options.seconds, options.rate) for _ in range(options.rounds)]
         memory_during = server.own_bytes()
         for attack in attacks.values():
             attack.join(options.timeouts * 3 + 30)
-        after = [p99_ms(server.port, 2, options.rate) for _ in range(options.rounds)]
+        after = [p99_ms(server.port, options.seconds, options.rate) for _ in range(options.rounds)]
     print(f"{count} connections of each kind, {options.rate:g} ordinary requests/s, time-outs {options.timeouts:g} s")
     for name, values in (("before", before), ("during", during), ("after", after)):
         print(f"  p99 {name:7s} {statistics.median(values):8.3f} ms  ({min(values):.3f}-{max(values):.3f})")
