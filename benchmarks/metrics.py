@@ -1,8 +1,8 @@
 """What metrics cost: `python benchmarks/metrics.py`.
 
-Two servers of one build, one with `--metrics-bind` and one without, take turns on one processor, the load on another. Tells
-the server's CPU time per request, on against off, in a closed loop and at a fixed rate; then the p99 at that rate while
-nobody scrapes and while somebody does a hundred times a second. Ratios are paired round by round.
+Two servers of one build, one with `--metrics-bind` and one without, take turns on one processor, the load on another.
+Tells the server's CPU time per request, on against off, in a closed loop and at a fixed rate; then the p99 at that
+rate while nobody scrapes and while somebody does a hundred times a second. Ratios are paired round by round.
 """
 
 from __future__ import annotations
@@ -91,9 +91,8 @@ def tell(what: str, unit: str, pairs: list[tuple[float, float]]) -> None:
     middle = statistics.median(ratios)
     low, high = ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]
     one, other = (statistics.median(values) for values in zip(*pairs, strict=True))
-    print(
-        f"{what}: {one:.2f} -> {other:.2f} {unit}  {middle:+.1%} (half of {len(pairs)} rounds: {low:+.1%} to {high:+.1%})"
-    )
+    spread = f"half of {len(pairs)} rounds: {low:+.1%} to {high:+.1%}"
+    print(f"{what}: {one:.2f} -> {other:.2f} {unit}  {middle:+.1%} ({spread})")
 
 
 def main(argv: list[str]) -> int:

@@ -22,8 +22,8 @@ class ClientDisconnected(ConnectionError):
 class Reactor:
     """A poller, its connections and their timers: what turns an `EventLoop`.
 
-    It belongs to the thread that runs its loop. From any other only `wake`, `handle`, `counters` and what has to do with
-    stalls may be called; the rest raise RuntimeError while the loop is at work, and always once it is closed.
+    It belongs to the thread that runs its loop. From any other only `wake`, `handle`, `counters` and what has to do
+    with stalls may be called; the rest raise RuntimeError while the loop is at work, and always once it is closed.
     """
 
     def __new__(cls, poller: str = "auto", scoreboard: Scoreboard | None = None, slot: int = 0) -> Reactor:
@@ -106,8 +106,8 @@ class Reactor:
     def wait_for_stall(self, threshold_s: float) -> float | None:
         """Wait until Python has been at work in this loop for so long without a break, and tell for how long.
 
-        Once for each such time; None after `stop_watching`. For a thread that watches the loop's; it needs no interpreter
-        while it waits.
+        Once for each such time; None after `stop_watching`. For a thread that watches the loop's; it needs no
+        interpreter while it waits.
         """
 
     def wait_for_end_of_stall(self) -> float | None:
@@ -217,7 +217,7 @@ class Scoreboard:
 
 @final
 class MetricsServer:
-    """Shows the metrics of a scoreboard's workers: /metrics, /-/ and JSON. On a thread of its own, or turned by somebody."""
+    """Shows the metrics of a scoreboard's workers: /metrics, /-/ and JSON. On its own thread, or turned by somebody."""
 
     def __new__(
         cls,
@@ -242,10 +242,10 @@ class MetricsServer:
         """Readable when `turn` has something to do. RuntimeError once started."""
 
     def turn(self) -> None:
-        """Do what there is to do, without waiting. Now and then also when nothing is readable: connections have deadlines."""
+        """Do what there is to do, without waiting. Also now and then without news: connections have deadlines."""
 
     def abandon(self) -> None:
-        """In a forked child, whose server it is not: close its descriptors, and touch nothing that the parent has, too."""
+        """In a forked child, whose server it is not: close its descriptors, and touch nothing of the parent's."""
 
     def wait_for_app(self) -> Literal["text", "openmetrics"] | None:
         """Wait until the application's metrics are wanted, and in which format; None once stopped. From any thread."""

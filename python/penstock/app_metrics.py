@@ -1,9 +1,10 @@
 """The application's own metrics: what it has counted with `prometheus_client`, to be shown beside the server's.
 
-In a process that serves alone they are in the client's registry. Over several processes each keeps its own, so the client's
-multi-process mode is used: the supervisor names a directory (`PROMETHEUS_MULTIPROC_DIR`, unless its user has) before there
-are workers, each writes its values there, and whoever scrapes reads them all. What a dead worker had counted is added up
-into one file, so that the directory does not grow with every worker that is replaced.
+In a process that serves alone they are in the client's registry. Over several processes each keeps its own, so the
+client's multi-process mode is used: the supervisor names a directory (`PROMETHEUS_MULTIPROC_DIR`, unless its user has)
+before there are workers, each writes its values there, and whoever scrapes reads them all. What a dead worker had
+counted is added up into one file, so that the directory does not grow with every worker that is replaced; except with
+`--user`, where the supervisor, which has more rights, writes nothing in what is the user's.
 
 Nothing here imports the client unless the application, or a worker's file, shows that it is in use.
 """
@@ -21,7 +22,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Literal
 
-from . import logs
+from . import identity, logs
+from .config import ServerConfig
 
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 # Says that the directory was made here: a successor, which inherits the environment, makes its own.
@@ -72,13 +74,14 @@ def _registry() -> Any:
 
 
 @contextlib.contextmanager
-def shared_by_workers() -> Generator[None]:
+def shared_by_workers(config: ServerConfig) -> Generator[None]:
     """Have the workers that are forked within the block keep their values where they can be collected."""
     given = os.environ.get(_DIRECTORY)
     if not are_possible() or (given is not None and given != os.environ.get(_MADE)):
         yield
         return
     directory = tempfile.mkdtemp(prefix="penstock-metrics-")
+    identity.give(directory, config)
     os.environ[_DIRECTORY] = os.environ[_MADE] = directory
     try:
         yield
@@ -97,7 +100,8 @@ def bury(pid: int) -> None:
         from prometheus_client.multiprocess import mark_process_dead
 
         mark_process_dead(pid, directory)
-        if directory == os.environ.get(_MADE):
+        # Not with another user's rights: in a directory of its own it decides what a name there leads to.
+        if directory == os.environ.get(_MADE) and Path(directory).stat().st_uid == os.geteuid():
             for kind in _ADDED:
                 _add_up(Path(directory), kind, pid)
     except Exception:

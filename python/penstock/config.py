@@ -783,8 +783,8 @@ class ServerConfig:
         None,
         MetricsPlace(),
         group=OBSERVING,
-        help="Measure, and show what is measured here: /metrics for Prometheus, /-/ for people, JSON for programs. A port "
-        "alone is one of 127.0.0.1: whoever can connect may read (docs/metrics.md).",
+        help="Measure, and show what is measured here: /metrics for Prometheus, /-/ for people, JSON for programs. A "
+        "port alone is one of 127.0.0.1: whoever can connect may read (docs/metrics.md).",
     )
     slow_callback_s: float = setting(
         0.0,

@@ -1,8 +1,8 @@
 """The metrics of a server: what it takes to show them, for a process that serves alone and for a supervisor.
 
-Counting is the data plane's, in shards that the processes share; so is answering. Python's part is to open the listener, to
-say what the settings are, and to make the application's own metrics (`prometheus_client`) tell: a thread does in a process
-that serves alone, the supervisor in between where there are workers.
+Counting is the data plane's, in shards that the processes share; so is answering. Python's part is to open the
+listener, to say what the settings are, and to make the application's own metrics (`prometheus_client`) tell: a thread
+does in a process that serves alone, the supervisor in between where there are workers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SECRET = re.compile("password|passphrase|secret|token|key(?!file)|credential")
 
 
 class Board:
-    """The scoreboard of a process that serves alone: a slot for each of its event loops, and one for the main reactor."""
+    """The scoreboard of a process that serves alone: a slot for each event loop, and one for the main reactor."""
 
     def __init__(self, config: ServerConfig) -> None:
         loops = config.reactors

@@ -1,7 +1,7 @@
 """Notices when Python keeps an event loop for too long, and logs the stack that is running.
 
-A thread of its own waits in the data plane, without the interpreter, until that has happened; an event loop that is never
-kept costs it a look at a number now and then.
+A thread of its own waits in the data plane, without the interpreter, until that has happened; an event loop that is
+never kept costs it a look at a number now and then.
 """
 
 from __future__ import annotations

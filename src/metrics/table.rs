@@ -264,7 +264,8 @@ families! {
         Sizes(|of| &of.batch, OF_BATCHES);
     "python_gil_wait_seconds" Histogram "seconds" PYTHON "From the loop's wanting the interpreter to its having it." =
         Durations(|of| &of.gil_wait_ns, OF_TURNS);
-    "python_gil_hold_seconds" Histogram "seconds" PYTHON "From the loop's having the interpreter to its giving it up." =
+    "python_gil_hold_seconds" Histogram "seconds" PYTHON "From the loop's having the interpreter to its going back to wait: handlers, callbacks and timers, \
+         with what they lend out in between." =
         Durations(|of| &of.gil_hold_ns, OF_TURNS);
     "python_budget_exhausted" Counter "" PYTHON
         "Batches that took longer than their budget (500 us), and left the rest for the next turn." =

@@ -1,4 +1,5 @@
-"""`--metrics-bind`: what is counted, that it is right, that it outlives workers, and that nothing can keep it from being shown."""
+"""`--metrics-bind`: what is counted, that it is right, that it outlives workers, and that nothing keeps it from being
+shown."""
 
 from __future__ import annotations
 
@@ -58,9 +59,8 @@ def test_every_request_is_counted_once_by_its_status_and_its_time(serve: Serve):
         server.get(path)
     assert server.exchange(b"GET / HTTP/9.9\r\n\r\n").startswith(b"HTTP/1.1 505 ")
     samples = counts_until(port_of(server), "penstock_connections_closed_total", 7)
-    by_code = {
-        code: total(samples, "penstock_http_responses_total", code=code) for code in "200 204 404 500 599 505".split()
-    }
+    codes = ("200", "204", "404", "500", "599", "505")
+    by_code = {code: total(samples, "penstock_http_responses_total", code=code) for code in codes}
     assert by_code == {"200": 2, "204": 1, "404": 1, "500": 1, "599": 1, "505": 1}
     assert total(samples, "penstock_http_responses_total") == 7
     assert total(samples, "penstock_http_requests_total") == 6
@@ -430,7 +430,7 @@ def test_a_place_that_is_taken_ends_the_start_and_says_which_setting(penstock: A
 
 @pytest.mark.parametrize("wrong", ["", "99999", "http://a/", "[::1", "-1", "unix:"])
 def test_a_place_that_is_none_is_refused(wrong: str):
-    with pytest.raises(ConfigError, match="--metrics-bind: expected a port of 127.0.0.1, "):
+    with pytest.raises(ConfigError, match=r"--metrics-bind: expected a port of 127\.0\.0\.1, "):
         ServerConfig(metrics_bind=wrong)
 
 

@@ -96,7 +96,7 @@ class Supervisor:
             self._names = stack
             if self.config.metrics_bind is not None:
                 # Before there are workers, or an application that is theirs.
-                stack.enter_context(app_metrics.shared_by_workers())
+                stack.enter_context(app_metrics.shared_by_workers(self.config))
             if self._inheritance is None:
                 self._take_names()
             if self.config.preload:

@@ -37,7 +37,7 @@ const MAX_CONNECTIONS: usize = 256;
 
 /// What keeps pages from being more than they are: their own scripts and styles, and no frame around them.
 const PAGE_LINES: &str = "cache-control: no-store\r\nx-content-type-options: nosniff\r\nreferrer-policy: no-referrer\r\n\
-    content-security-policy: default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'\r\n";
+    content-security-policy: default-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'\r\n";
 
 const PAGE: &[u8] = include_bytes!("pages/index.html");
 const SCRIPT: &[u8] = include_bytes!("pages/pages.js");

@@ -21,7 +21,7 @@ pub fn status(view: &View) -> Vec<u8> {
         json.number("uptime_s", view.uptime_s());
         json.texts("listeners", &view.listeners);
         json.key("metrics");
-        metrics(json, view, &all, Detail::Buckets, |_| true);
+        metrics(json, view, &all, |_| true);
         json.array("workers", all.iter().filter(|worker| worker.state != State::Free), |json, worker| {
             identity(json, worker);
         });
@@ -39,7 +39,7 @@ pub fn by_worker(view: &View, groups: &[&str]) -> Vec<u8> {
             identity(json, worker);
             json.key("metrics");
             let is_wanted = |family: &Family| groups.contains(&family.group) && family.is_of_each_worker();
-            metrics(json, view, &[worker], Detail::Quantiles, is_wanted);
+            metrics(json, view, &[worker], is_wanted);
         });
     });
     json.done()
@@ -60,23 +60,16 @@ fn identity(json: &mut Json, worker: &Seen<'_>) {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Detail {
-    Quantiles,
-    /// And how many values were at most so large, of each size that occurred.
-    Buckets,
-}
-
 /// The metrics of these workers, added up.
-fn metrics(json: &mut Json, view: &View, of: &[&Seen<'_>], detail: Detail, is_wanted: impl Fn(&Family) -> bool) {
+fn metrics(json: &mut Json, view: &View, of: &[&Seen<'_>], is_wanted: impl Fn(&Family) -> bool) {
     json.object(|json| {
         for family in FAMILIES.iter().filter(|family| is_wanted(family)) {
-            metric(json, view, of, detail, family);
+            metric(json, view, of, family);
         }
     });
 }
 
-fn metric(json: &mut Json, view: &View, workers: &[&Seen<'_>], detail: Detail, family: &Family) {
+fn metric(json: &mut Json, view: &View, workers: &[&Seen<'_>], family: &Family) {
     let name = family.name;
     match family.source {
         Source::Count(of) => json.number(name, sum(workers, |worker| of(worker.shard).get())),
@@ -102,11 +95,11 @@ fn metric(json: &mut Json, view: &View, workers: &[&Seen<'_>], detail: Detail, f
         }
         Source::Durations(of, _) => {
             let all = added(workers.iter().map(|worker| of(worker.shard).snapshot()));
-            histogram(json, name, &all, detail, 1e9 / TICK_NS as f64, 1e9);
+            histogram(json, name, &all, 1e9 / TICK_NS as f64, 1e9);
         }
         Source::Sizes(of, _) => {
             let all = added(workers.iter().map(|worker| of(worker.shard).snapshot()));
-            histogram(json, name, &all, detail, 1.0, 1.0);
+            histogram(json, name, &all, 1.0, 1.0);
         }
         Source::Worker(OfWorker::ResidentBytes) => {
             json.number(name, sum(workers, |worker| worker.process.map_or(0, |process| process.resident_bytes)));
@@ -135,7 +128,8 @@ fn added(snapshots: impl Iterator<Item = Snapshot>) -> Snapshot {
     all
 }
 
-fn histogram(json: &mut Json, name: &str, all: &Snapshot, detail: Detail, per_unit: f64, per_unit_of_sum: f64) {
+/// With quantiles since the start; and how many values were of each size that occurred, for those of a shorter time.
+fn histogram(json: &mut Json, name: &str, all: &Snapshot, per_unit: f64, per_unit_of_sum: f64) {
     json.key(name);
     json.object(|json| {
         json.number("count", all.count() as f64);
@@ -143,13 +137,8 @@ fn histogram(json: &mut Json, name: &str, all: &Snapshot, detail: Detail, per_un
         for (name, share) in QUANTILES {
             json.number(name, all.quantile(share) / per_unit);
         }
-        if detail == Detail::Buckets {
-            json.key("buckets");
-            json.pairs(
-                all.filled()
-                    .map(|(end, count)| (if end == u64::MAX { None } else { Some(end as f64 / per_unit) }, count)),
-            );
-        }
+        json.key("buckets");
+        json.pairs(all.filled().map(|(end, count)| ((end != u64::MAX).then(|| end as f64 / per_unit), count)));
     });
 }
 
