@@ -16,6 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
 TIMEOUT_S = 20.0
 
+# Connections, by which the fixture has found that the server is ready.
+LOOKED = 1
+
 # (name of the sample, its labels) -> value
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

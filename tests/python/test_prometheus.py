@@ -19,7 +19,7 @@ import pytest
 import yaml
 from conformance.servers import free_port, running
 from conftest import Server
-from scrapes import OPENMETRICS, fetch, port_of
+from scrapes import OPENMETRICS, fetch, port_of, until
 
 from penstock import _core
 
@@ -197,6 +197,15 @@ def test_each_alert_fires_when_it_should_and_not_otherwise(tmp_path: Path):
 class Prometheus:
     def __init__(self, port: int) -> None:
         self._port = port
+        until(self._is_ready, "Prometheus has not replayed its log")
+
+    def _is_ready(self) -> bool:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self._port}/-/ready", timeout=WAIT_S).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+        return True
 
     def ask(self, path: str, **query: str) -> Any:
         url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
