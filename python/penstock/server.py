@@ -51,8 +51,8 @@ def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
         application = importer.load_app(app, factory=config.factory)
         listeners = listeners or listener.open_listeners(config)
         # With several event loops this one serves nobody, and is nobody's to see.
-        seen = (board.scoreboard,) if config.reactors == 1 else ()
-        loop_factory = lambda: EventLoop(config.poller, *seen)  # noqa: E731
+        seen = board.scoreboard if config.reactors == 1 else None
+        loop_factory = lambda: EventLoop(config.poller, seen)  # noqa: E731
         with (
             identity.pid_file(config.pid),
             metrics.shown(config, board, shown_at, listeners),
