@@ -40,9 +40,18 @@ class Load:
 
 
 def http_load(
-    port: int, targets: list[Target], *, seconds: float, rate: float | None = None, connections: int = CONNECTIONS
+    port: int,
+    targets: list[Target],
+    *,
+    seconds: float,
+    rate: float | None = None,
+    connections: int = CONNECTIONS,
+    sleeps: bool = False,
 ) -> Load:
-    """Load the server on this port. Raises BenchError unless every request was answered with what was expected."""
+    """Load the server on this port. Raises BenchError unless every request was answered with what was expected.
+
+    A load that `sleeps` between requests leaves its processor to others.
+    """
     try:
         found: Mapping[str, Any] = run_http_load(
             "127.0.0.1",
@@ -51,6 +60,7 @@ def http_load(
             connections=connections,
             rate=rate,
             duration_s=seconds,
+            sleeps=sleeps,
         )
     except ConnectionError as error:
         raise BenchError(str(error)) from error

@@ -409,6 +409,7 @@ def run_http_load(
     headers: Sequence[tuple[str, str]] = ...,
     body: bytes | None = None,
     statuses: tuple[int, int] = ...,
+    sleeps: bool = False,
     progress: Callable[[float, int, int], object] | None = None,
 ) -> LoadReport:
     """Load the HTTP server at `host:port` and tell what it answered.
@@ -416,6 +417,8 @@ def run_http_load(
     `targets` are `(path, weight, body_bytes)`: the connections are shared by weight, and a target with a body is
     POSTed to. Without `rate` the loop is closed: each connection asks again once it was answered (`pipeline` requests
     at a time); with it, that many requests a second are due in all, and each latency counts from then.
+    `sleeps` lets it sleep until a request is due, for a load that shares its processor; else it spins, so that no
+    wake-up's delay counts as the server's.
 
     `method`, `host_header`, `headers` and `body` are every request's; an answer is good if its status is within
     `statuses`. About ten times a second `progress` is called with the seconds so far, the good answers and the errors.

@@ -23,6 +23,8 @@ pub struct Schedule {
     /// Requests that one connection may have unanswered.
     pub pipeline: usize,
     pub pace: Pace,
+    /// Sleep until a request is due instead of spinning: for a load that shares its processor with others.
+    pub sleeps: bool,
     /// Before measuring begins; answers of this time are only counted.
     pub warm_up: Duration,
     pub duration: Duration,
@@ -166,6 +168,8 @@ pub struct HttpPlan {
     /// Requests that one connection may have unanswered.
     pub pipeline: usize,
     pub pace: Pace,
+    /// Sleep until a request is due instead of spinning.
+    pub sleeps: bool,
     /// Before measuring begins; answers of this time are only counted.
     pub warm_up: Duration,
     pub duration: Duration,
@@ -186,6 +190,7 @@ impl HttpPlan {
             connections: 64,
             pipeline: 1,
             pace: Pace::Closed,
+            sleeps: false,
             warm_up: Duration::ZERO,
             duration: Duration::from_secs(3),
             answer_timeout: Duration::from_secs(10),
@@ -198,6 +203,7 @@ impl HttpPlan {
             connections: self.connections,
             pipeline: self.pipeline,
             pace: self.pace,
+            sleeps: self.sleeps,
             warm_up: self.warm_up,
             duration: self.duration,
             answer_timeout: self.answer_timeout,

@@ -219,12 +219,17 @@ impl<'a, D: Dialogue> Run<'a, D> {
         }
     }
 
-    /// How long the run may sleep. An open loop does not while requests are to come: waking up late would be
-    /// charged to the server, and a server pays for waking a client that sleeps.
+    /// How long the run may sleep. An open loop does not while requests are to come, unless it is told to: waking up
+    /// late would be charged to the server, and a server pays for waking a client that sleeps.
     fn patience(&self, now_ns: u64) -> Duration {
         match self.schedule.pace {
-            Pace::PerSecond(_) if now_ns < self.ends_ns => Duration::ZERO,
-            _ => Duration::from_nanos(SWEEP_NS),
+            Pace::PerSecond(_) if now_ns >= self.ends_ns => Duration::from_nanos(SWEEP_NS),
+            Pace::PerSecond(_) if self.schedule.sleeps => {
+                let due_ns = self.lanes.iter().map(Lane::next_due_ns).min().unwrap_or(0);
+                Duration::from_nanos(due_ns.saturating_sub(now_ns).min(SWEEP_NS))
+            }
+            Pace::PerSecond(_) => Duration::ZERO,
+            Pace::Closed => Duration::from_nanos(SWEEP_NS),
         }
     }
 

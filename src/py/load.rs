@@ -20,6 +20,8 @@ use crate::load::udp::{self, DatagramPlan};
 /// `targets` are `(path, weight, body_bytes)`: the connections are shared by weight, and a target with a body is
 /// POSTed to. Without `rate` the loop is closed: each connection asks again once it was answered (`pipeline`
 /// requests at a time); with it, that many requests a second are due in all, and each latency counts from then.
+/// `sleeps` lets it sleep until a request is
+/// due, for a load that shares its processor; else it spins, so that no wake-up's delay counts as the server's.
 /// `method`, `host_header`, `headers` and `body` are every request's; an answer is good if its status is within
 /// `statuses`. `progress(elapsed_s, answers, errors)` is called about ten times a second.
 /// Times are in seconds, latencies in microseconds. Raises ValueError for an impossible plan and ConnectionError
@@ -28,7 +30,7 @@ use crate::load::udp::{self, DatagramPlan};
 #[pyo3(signature = (
     host, port, *, targets, connections = 64, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
     answer_timeout_s = 10.0, method = None, host_header = None, headers = Vec::new(), body = None,
-    statuses = (200, 200), progress = None
+    statuses = (200, 200), sleeps = false, progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // they are keywords in Python
 pub fn run_http_load<'py>(
@@ -47,6 +49,7 @@ pub fn run_http_load<'py>(
     headers: Vec<(String, String)>,
     body: Option<Vec<u8>>,
     statuses: (u16, u16),
+    sleeps: bool,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let target = |(path, weight, body_bytes)| Target { path, weight, body_bytes };
@@ -58,6 +61,7 @@ pub fn run_http_load<'py>(
         connections,
         pipeline,
         pace: rate.map_or(Pace::Closed, Pace::PerSecond),
+        sleeps,
         warm_up: seconds("warm_up_s", warm_up_s)?,
         duration: seconds("duration_s", duration_s)?,
         answer_timeout: seconds("answer_timeout_s", answer_timeout_s)?,
@@ -131,6 +135,7 @@ fn schedule(
         connections,
         pipeline,
         pace: rate.map_or(Pace::Closed, Pace::PerSecond),
+        sleeps: false,
         warm_up: seconds("warm_up_s", times_s.0)?,
         duration: seconds("duration_s", times_s.1)?,
         answer_timeout: seconds("answer_timeout_s", times_s.2)?,

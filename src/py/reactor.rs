@@ -37,8 +37,10 @@ use crate::server::tcp::Streams;
 const EVENT_READ: u8 = 1;
 const EVENT_WRITE: u8 = 2;
 
-/// What the kernel may hold, unsent, for a peer that does not read; by itself it would grow to megabytes for each.
-const MAX_UNSENT_BYTES: u32 = 256 * 1024;
+/// What the kernel may hold, unsent, for a peer that does not read; by itself it would grow to megabytes for each, and
+/// a few thousand such peers would put TCP under memory pressure for everybody. A large file costs less as well than
+/// with more, since what is queued is sent while the processor's caches still hold it.
+const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 
 /// How long the attached phase may run before the loop flushes what it produced and looks at the poller again.
 /// Without it a batch of slow handlers would delay the first one's answer by their sum.
