@@ -702,8 +702,8 @@ class ServerConfig:
         256 << 20,
         Integer(0, 1 << 62),
         group=LIMITS,
-        help="WSGI: bytes of request bodies beyond 64 KiB that an event loop keeps in unnamed files (in TMPDIR) until they "
-        "are whole, so that no thread waits for a client. What finds no room is streamed, and so is all with 0.",
+        help="WSGI: bytes of request bodies beyond 64 KiB that an event loop keeps in unnamed files (in TMPDIR) until "
+        "they are whole, so that no thread waits for a client. What finds no room is streamed, and so is all with 0.",
     )
     limit_connections: int = setting(
         0,
