@@ -93,6 +93,10 @@ def tell(what: str, unit: str, pairs: list[tuple[float, float]]) -> None:
     one, other = (statistics.median(values) for values in zip(*pairs, strict=True))
     spread = f"half of {len(pairs)} rounds: {low:+.1%} to {high:+.1%}"
     print(f"{what}: {one:.2f} -> {other:.2f} {unit}  {middle:+.1%} ({spread})")
+    # What else the machine does adds to both, and never takes away: the quietest rounds are nearest to the truth.
+    few = max(1, len(pairs) // 4)
+    one, other = (statistics.mean(sorted(values)[:few]) for values in zip(*pairs, strict=True))
+    print(f"    the quietest quarter of each: {one:.2f} -> {other:.2f} {unit}  {other / one - 1:+.1%}", flush=True)
 
 
 def main(argv: list[str]) -> int:

@@ -21,6 +21,8 @@ may read, and nobody can do more than that. To let another machine read, name an
 (`--metrics-bind 10.0.0.5:9090`), a socket (`unix:/run/app/metrics`), or put a proxy in front. Without the setting
 nothing listens, and nothing is measured that would need the clock.
 
+`penstock tcp` has the setting, too, and `TCPServer.run(..., metrics_bind="9090")`.
+
 | what | for whom |
 | --- | --- |
 | `/metrics` | Prometheus: its text format 0.0.4, or OpenMetrics 1.0 for who asks for it by `Accept` |

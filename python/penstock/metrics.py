@@ -29,8 +29,7 @@ _SECRET = re.compile("password|passphrase|secret|token|key(?!file)|credential")
 class Board:
     """The scoreboard of a process that serves alone: a slot for each event loop, and one for the main reactor."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        loops = config.reactors
+    def __init__(self, loops: int) -> None:
         self.main_slot = loops
         self.names = [*map(str, range(loops)), "main"]
         self.scoreboard = _core.Scoreboard(loops + 1)
@@ -43,26 +42,33 @@ class Board:
             self.scoreboard.set_state(slot, state)
 
 
-def open_listeners(config: ServerConfig) -> list[socket.socket]:
+def check_place(where: str | None) -> None:
+    """Raises `ConfigError` for what is no place to show metrics at."""
+    ServerConfig(metrics_bind=where)
+
+
+def open_listeners(where: str | None) -> list[socket.socket]:
     """Where metrics are shown; none if they are not. Raises `AddressError`."""
-    if config.metrics_bind is None:
+    if where is None:
         return []
     try:
-        return listener.open_place(bind.parse_local(config.metrics_bind), _BACKLOG, SocketOptions())
+        return listener.open_place(bind.parse_local(where), _BACKLOG, SocketOptions())
     except AddressError as error:
-        raise type(error)(f"--metrics-bind {config.metrics_bind}: {error}") from None
+        raise type(error)(f"--metrics-bind {where}: {error}") from None
 
 
 @contextlib.contextmanager
 def shown(
-    config: ServerConfig, board: Board, own: Sequence[socket.socket], served: Sequence[socket.socket]
+    board: Board, own: Sequence[socket.socket], served_at: Sequence[str], settings: dict[str, Any]
 ) -> Generator[None]:
-    """Show the metrics of this process, which serves alone, at its `own` listeners, until the block ends."""
+    """Show the metrics of this process, which serves alone, at its `own` listeners, until the block ends.
+
+    `settings` as `described` has them.
+    """
     if not own:
         yield
         return
-    served_at = [listener.describe(each) for each in served]
-    server = _make(config, board.scoreboard, board.names, served_at, expects_app=app_metrics.are_possible())
+    server = _make(settings, board.scoreboard, board.names, served_at, expects_app=app_metrics.are_possible())
     _listen(server, own)
     server.start()
     asking = threading.Thread(target=_supply_until_stopped, args=(server,), name="penstock-app-metrics", daemon=True)
@@ -86,9 +92,9 @@ class SupervisedMetrics:
 
     def __init__(self, config: ServerConfig, scoreboard: _core.Scoreboard, addresses: list[str]) -> None:
         expects_app = app_metrics.are_possible()
-        own = open_listeners(config)
+        own = open_listeners(config.metrics_bind)
         try:
-            self._server = _make(config, scoreboard, [], addresses, expects_app=expects_app)
+            self._server = _make(described(config), scoreboard, [], addresses, expects_app=expects_app)
             _listen(self._server, own)
         except BaseException:
             listener.close_listeners(own)
@@ -115,10 +121,15 @@ class SupervisedMetrics:
 
 
 def _make(
-    config: ServerConfig, scoreboard: _core.Scoreboard, names: Sequence[str], served_at: list[str], *, expects_app: bool
+    settings: dict[str, Any],
+    scoreboard: _core.Scoreboard,
+    names: Sequence[str],
+    served_at: Sequence[str],
+    *,
+    expects_app: bool,
 ) -> _core.MetricsServer:
-    settings = json.dumps(described(config)).encode()
-    return _core.MetricsServer(scoreboard, names=names, listeners=served_at, config=settings, expects_app=expects_app)
+    config = json.dumps(settings).encode()
+    return _core.MetricsServer(scoreboard, names=names, listeners=served_at, config=config, expects_app=expects_app)
 
 
 def _listen(server: _core.MetricsServer, own: Sequence[socket.socket]) -> None:

@@ -42,7 +42,7 @@ def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
     """Serve in this process, which nobody replaces."""
     identity.check(config)
     listeners: list[socket.socket] = []
-    board, shown_at = metrics.Board(config), metrics.open_listeners(config)
+    board, shown_at = metrics.Board(config.reactors), metrics.open_listeners(config.metrics_bind)
     try:
         if identity.is_asked(config):
             # Sockets may need the rights that the application shall not have.
@@ -55,7 +55,7 @@ def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
         loop_factory = lambda: EventLoop(config.poller, seen)  # noqa: E731
         with (
             identity.pid_file(config.pid),
-            metrics.shown(config, board, shown_at, listeners),
+            metrics.shown(board, shown_at, [listener.describe(each) for each in listeners], metrics.described(config)),
             tracing.exporting(config),
             asyncio.Runner(loop_factory=loop_factory) as runner,
         ):
@@ -126,7 +126,8 @@ class Worker:
         """From the application's start-up to its shutdown."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, EventLoop)
-        with observing.observed(loop, self.config):
+        config = self.config
+        with observing.observed(loop, measures=config.metrics_bind is not None, slow_callback_s=config.slow_callback_s):
             await self._serve(loop)
 
     async def _serve(self, loop: EventLoop) -> None:

@@ -11,13 +11,15 @@ from .event_loop import EventLoop
 
 if TYPE_CHECKING:
     from .streams import TCPServer
+    from .watching import Watching
 
 
 class _Thread:
     """One reactor. `ready` has its handle and the number of its endpoint."""
 
-    def __init__(self, server: TCPServer, poller: str, number: int) -> None:
+    def __init__(self, server: TCPServer, poller: str, number: int, watching: Watching) -> None:
         self._server, self._poller = server, poller
+        self._number, self._watching = number, watching
         self._home = asyncio.get_running_loop()
         self.ready: asyncio.Future[tuple[_core.ReactorHandle, int]] = self._home.create_future()
         self.ended: asyncio.Future[BaseException | None] = self._home.create_future()
@@ -32,11 +34,14 @@ class _Thread:
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            with asyncio.Runner(loop_factory=lambda: EventLoop(self._poller)) as runner:
+            with asyncio.Runner(loop_factory=self._make_loop) as runner:
                 runner.run(self._main())
         except BaseException as caught:
             error = caught
         _call_in(self._home, self._tell_ended, error)
+
+    def _make_loop(self) -> EventLoop:
+        return self._watching.event_loop(self._poller, self._number)
 
     def _tell_ended(self, error: BaseException | None) -> None:
         self.ended.set_result(error)
@@ -47,19 +52,22 @@ class _Thread:
         self._stop, self._loop = asyncio.Event(), loop
         part = self._server._add_part(loop)
         _call_in(self._home, self.ready.set_result, (loop.reactor.handle(), part.server.listener_number))
-        await self._stop.wait()
-        await part.stop(self._server._timeout_s)
+        with self._watching.of(loop):
+            await self._stop.wait()
+            await part.stop(self._server._timeout_s)
 
 
-async def serve_on_threads(server: TCPServer, reactors: int, poller: str, stop: asyncio.Event) -> None:
+async def serve_on_threads(
+    server: TCPServer, reactors: int, poller: str, stop: asyncio.Event, watching: Watching
+) -> None:
     """Serve until `stop`, or until a reactor ends; raises what ended it."""
-    threads = [_Thread(server, poller, number) for number in range(reactors)]
+    threads = [_Thread(server, poller, number, watching) for number in range(reactors)]
     try:
         for each in threads:
             each.thread.start()
         await _first(asyncio.gather(*(each.ready for each in threads)), stop, threads)
         if all(each.ready.done() for each in threads) and not stop.is_set():
-            await _accept(server, threads, poller, stop)
+            await _accept(server, threads, poller, stop, watching)
     finally:
         for each in threads:
             each.stop()
@@ -72,15 +80,20 @@ async def serve_on_threads(server: TCPServer, reactors: int, poller: str, stop: 
             raise error
 
 
-async def _accept(server: TCPServer, threads: list[_Thread], poller: str, stop: asyncio.Event) -> None:
+async def _accept(
+    server: TCPServer, threads: list[_Thread], poller: str, stop: asyncio.Event, watching: Watching
+) -> None:
     # Each reactor has this one endpoint, so that the number is the same on all.
     (number,) = {each.ready.result()[1] for each in threads}
-    main_reactor = _core.MainReactor([each.ready.result()[0] for each in threads], poller)
+    handles, board = [each.ready.result()[0] for each in threads], watching.board
+    main_reactor = _core.MainReactor(handles, poller, board.scoreboard, board.main_slot)
     try:
         for position, each in enumerate(server.listeners):
             main_reactor.add_listener(each.fileno(), number + 256 * position)
+        watching.tell("ready")
         logs.log_banner(server.addresses)
         await _first(None, stop, threads)
+        watching.tell("draining")
         logs.error_logger.info("Shutting down")
     finally:
         listener.close_listeners(server.listeners)

@@ -12,7 +12,7 @@ import enum
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from . import _core, listener, logs
@@ -20,6 +20,7 @@ from .errors import ConfigError, StartupError
 from .event_loop import EventLoop
 from .protocol import AnyProtocol, Raw
 from .socket_options import SocketOptions
+from .watching import Watching
 
 Connection = _core.Connection
 # Plain functions or coroutine functions; what a plain one returns is left alone.
@@ -30,6 +31,8 @@ OnClose = Callable[[Connection, "CloseReason"], object]
 OnError = Callable[[Connection, Exception], object]
 Handler = Callable[[Connection], Awaitable[None]]
 
+_BACKLOG = 4096
+_TIMEOUT_S = 10.0
 # What a cancelled handler may take to leave.
 _CANCEL_GRACE_S = 1.0
 
@@ -201,8 +204,8 @@ class TCPServer:
         heartbeat: Heartbeat | None = None,
         limits: StreamLimits | None = None,
         options: SocketOptions | None = None,
-        backlog: int = 4096,
-        timeout_graceful_shutdown_s: float = 10.0,
+        backlog: int = _BACKLOG,
+        timeout_graceful_shutdown_s: float = _TIMEOUT_S,
     ) -> None:
         if sum(each is not None for each in (on_message, on_messages, handler)) != 1:
             raise ConfigError("TCPServer: expected one of on_message, on_messages and handler, to receive the frames")
@@ -255,41 +258,73 @@ class TCPServer:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def run(self, *addresses: str, reactors: int = 1, poller: str = "auto") -> None:
-        """Serve at these addresses (`host:port`, `unix:/path`) until SIGINT or SIGTERM."""
+    def run(
+        self,
+        *addresses: str,
+        reactors: int = 1,
+        poller: str = "auto",
+        metrics_bind: str | None = None,
+        slow_callback_s: float = 0.0,
+    ) -> None:
+        """Serve at these addresses (`host:port`, `unix:/path`) until SIGINT or SIGTERM.
+
+        `metrics_bind`: measure, and show what is measured there; a port alone is one of 127.0.0.1. `slow_callback_s`:
+        log what keeps an event loop for longer. Both as `penstock serve` has them.
+        """
         logs.configure(level="info", access_log=False)
         if reactors < 1:
             raise ConfigError(f"reactors: expected at least 1, got {reactors}")
+        watching = Watching(metrics_bind, slow_callback_s, reactors)
         self.listeners = self._open(addresses)
         try:
-            with asyncio.Runner(loop_factory=lambda: EventLoop(poller)) as runner:
-                runner.run(self._serve(reactors, poller))
+            with (
+                watching.shown(self.addresses, self._described()),
+                asyncio.Runner(
+                    loop_factory=lambda: watching.event_loop(poller, 0 if reactors == 1 else None)
+                ) as runner,
+            ):
+                runner.run(self._serve(reactors, poller, watching))
         finally:
             listener.close_listeners(self.listeners)
 
-    async def _serve(self, reactors: int, poller: str) -> None:
+    def _described(self) -> list[tuple[str, Any, Any]]:
+        """Its settings, each with its default."""
+        handlers = self._handlers
+        return [
+            ("protocol", str(handlers.protocol), str(Raw())),
+            ("heartbeat", str(handlers.heartbeat) if handlers.heartbeat else None, None),
+            *((each.name, getattr(handlers.limits, each.name), each.default) for each in fields(handlers.limits)),
+            ("backlog", self._backlog, _BACKLOG),
+            ("timeout_graceful_shutdown_s", self._timeout_s, _TIMEOUT_S),
+        ]
+
+    async def _serve(self, reactors: int, poller: str, watching: Watching) -> None:
         from .server import end_leftovers, logging_process, stopping_on_signals
 
         stop = asyncio.Event()
         with logging_process(), stopping_on_signals(asyncio.get_running_loop(), stop.set):
             try:
                 if reactors == 1:
-                    await self._serve_here(stop)
+                    await self._serve_here(stop, watching)
                 else:
                     from .stream_reactors import serve_on_threads
 
-                    await serve_on_threads(self, reactors, poller, stop)
+                    await serve_on_threads(self, reactors, poller, stop, watching)
             finally:
                 await end_leftovers()
 
-    async def _serve_here(self, stop: asyncio.Event) -> None:
-        self._add_part(running_loop())
-        for each in self.listeners:
-            self.parts[0].server.add_listener(each.fileno())
-        logs.log_banner(self.addresses)
-        await stop.wait()
-        logs.error_logger.info("Shutting down")
-        await self.close()
+    async def _serve_here(self, stop: asyncio.Event, watching: Watching) -> None:
+        loop = running_loop()
+        self._add_part(loop)
+        with watching.of(loop):
+            for each in self.listeners:
+                self.parts[0].server.add_listener(each.fileno())
+            watching.tell("ready")
+            logs.log_banner(self.addresses)
+            await stop.wait()
+            watching.tell("draining")
+            logs.error_logger.info("Shutting down")
+            await self.close()
 
     def _add_part(self, loop: EventLoop) -> _Part:
         part = _Part(loop, self._handlers.attach(loop))

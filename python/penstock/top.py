@@ -113,6 +113,8 @@ class View:
     closed: float | None
     received: float | None
     sent: float | None
+    # Of streams; none if there never was one.
+    frames: dict[str, float | None]
     waits: dict[str, float | None]
     workers: list[WorkerRow]
 
@@ -159,6 +161,12 @@ def between(before: Status | None, now: Status) -> View:
         closed=rate(lambda metrics: sum(metrics["connections_closed"].values())),
         received=rate(lambda metrics: metrics["received_bytes"]),
         sent=rate(lambda metrics: metrics["sent_bytes"]),
+        frames={
+            "in": rate(lambda metrics: metrics["stream_frames_received"]),
+            "out": rate(lambda metrics: metrics["stream_frames_sent"]),
+        }
+        if m["stream_frames_received"] + m["stream_frames_sent"]
+        else {},
         waits={
             "turn": p("loop_turn_duration_seconds", 0.99),
             "timers late": p("loop_lag_seconds", 0.99),
@@ -294,7 +302,12 @@ def lines(view: View, past: Sequence[float], *, width: int, height: int, sort: s
             f"{number(view.closed)}/s closed",
             f"{number(view.in_progress)} requests in progress",
         ),
-        _labelled("traffic", f"{size(view.received)}/s in", f"{size(view.sent)}/s out"),
+        _labelled(
+            "traffic",
+            f"{size(view.received)}/s in",
+            f"{size(view.sent)}/s out",
+            *(f"{number(value)} frames/s {way}" for way, value in view.frames.items()),
+        ),
         _labelled("p99 of", *(f"{name} {duration(value)}" for name, value in view.waits.items())),
         "",
     ]

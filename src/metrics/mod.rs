@@ -194,7 +194,17 @@ shard! {
         /// Connections closed because they had to announce their client by the PROXY protocol, and did not, did so wrongly,
         /// or may not.
         proxy_headers_refused,
-        /// Requests whose handler raised or broke its protocol.
+        /// Frames of streams that were handed to the application.
+        frames_received,
+        /// Frames that it sent.
+        frames_sent,
+        /// Frames longer than they may be.
+        frames_too_long,
+        /// Bytes that are no frame.
+        frames_malformed,
+        /// Frames that ended with their connection.
+        frames_truncated,
+        /// Requests and frames whose handler raised or broke its protocol.
         handler_errors,
         /// Times the attached phase ran out of its budget and left work for the next turn.
         budget_exhausted,

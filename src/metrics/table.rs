@@ -147,6 +147,7 @@ const OF_BATCHES: &[u64] = &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000];
 const SERVER: &str = "Server and workers";
 const CONNECTIONS: &str = "Connections";
 const REQUESTS: &str = "HTTP requests";
+const STREAMS: &str = "Streams of frames";
 const LOOP: &str = "Event loop";
 const PYTHON: &str = "Python";
 const WSGI: &str = "WSGI threads";
@@ -234,10 +235,20 @@ families! {
         ]);
     "http_native_answers" Counter "" REQUESTS "Requests answered without the application: files, health, redirects." =
         Count(|of| &of.native_answers);
-    "http_handler_errors" Counter "" REQUESTS "Requests whose handler raised, or broke its protocol." =
-        Count(|of| &of.handler_errors);
     "log_lines_dropped" Counter "" REQUESTS "Lines of the access log lost because the log could not keep up." =
         Count(|of| &of.log_lines_dropped);
+
+    "stream_frames_received" Counter "" STREAMS "Frames that were handed to the application." =
+        Count(|of| &of.frames_received);
+    "stream_frames_sent" Counter "" STREAMS "Frames that the application sent, each member of a group counted." =
+        Count(|of| &of.frames_sent);
+    "stream_frames_refused" Counter "" STREAMS
+        "What came and is no frame: longer than it may be, malformed, or cut off by the end of its connection." =
+        CountBy("reason", &[
+            ("too_long", |of| &of.frames_too_long),
+            ("malformed", |of| &of.frames_malformed),
+            ("truncated", |of| &of.frames_truncated),
+        ]);
 
     "loop_turns" Counter "" LOOP "Turns of the event loop." = Count(|of| &of.turns);
     "loop_completions" Counter "" LOOP "Completions that the kernel told." = Count(|of| &of.completions);
@@ -260,6 +271,8 @@ families! {
     "loop_spare_buffers" Gauge "" LOOP "Output buffers kept for the next connection that needs one." =
         Source::Level(|of| &of.spare_buffers);
 
+    "handler_errors" Counter "" PYTHON "Requests and frames whose handler raised, or broke its protocol." =
+        Count(|of| &of.handler_errors);
     "python_batch_events" Histogram "" PYTHON "Events that Python handled in one go, with the interpreter had once." =
         Sizes(|of| &of.batch, OF_BATCHES);
     "python_gil_wait_seconds" Histogram "seconds" PYTHON "From the loop's wanting the interpreter to its having it." =

@@ -74,6 +74,7 @@ impl PyService {
             waiting += http.events_waiting();
         }
         io.counters.events_waiting.set(waiting as u64);
+        self.streams.tell(&io.counters);
         if let Some(desk) = &mut self.desk {
             desk.tell_levels(&io.counters);
         }

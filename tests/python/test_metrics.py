@@ -65,7 +65,7 @@ def test_every_request_is_counted_once_by_its_status_and_its_time(serve: Serve):
     assert total(samples, "penstock_http_responses_total") == 7
     assert total(samples, "penstock_http_requests_total") == 6
     assert total(samples, "penstock_http_requests_refused_total", reason="malformed") == 1
-    assert total(samples, "penstock_http_handler_errors_total") == 1
+    assert total(samples, "penstock_handler_errors_total") == 1
     assert total(samples, "penstock_connections_accepted_total") == 7 + LOOKED
     assert total(samples, "penstock_connections_closed_total", reason="finished") == 7 + LOOKED
     assert total(samples, "penstock_http_request_duration_seconds_count") == 6

@@ -197,6 +197,8 @@ def status(**metrics: Any) -> top.Status:
             "connections_closed": {"finished": 2},
             "received_bytes": 0,
             "sent_bytes": 0,
+            "stream_frames_received": 0,
+            "stream_frames_sent": 0,
             "http_request_duration_seconds": {"count": 3, "buckets": [[0.001, 2], [0.01, 1]]},
             "loop_turn_duration_seconds": times,
             "loop_lag_seconds": times,

@@ -18,8 +18,29 @@ import click
 )
 @click.option("--reactors", type=click.IntRange(1, 1024), default=1, help="Event loops, one thread each.  [default: 1]")
 @click.option("--poller", type=click.Choice(["auto", "epoll", "io_uring"]), default="auto", help="[default: auto]")
+@click.option(
+    "--metrics-bind",
+    metavar="ADDRESS",
+    help="Measure, and show what is measured here: /metrics for Prometheus, /-/ for people. A port alone is one of "
+    "127.0.0.1.",
+)
+@click.option(
+    "--slow-callback",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Log the stack that keeps an event loop for longer; 0 is never.  [default: 0]",
+)
 @click.option("--app-dir", default=".", metavar="DIR", help="Look for the module in this directory.  [default: .]")
-def command(server: str, addresses: tuple[str, ...], reactors: int, poller: str, app_dir: str) -> None:
+def command(
+    server: str,
+    addresses: tuple[str, ...],
+    reactors: int,
+    poller: str,
+    metrics_bind: str | None,
+    slow_callback: float,
+    app_dir: str,
+) -> None:
     """Serve a protocol of your own.
 
     SERVER is module:attribute, as in main:server for `server = penstock.TCPServer(...)` in main.py.
@@ -32,4 +53,4 @@ def command(server: str, addresses: tuple[str, ...], reactors: int, poller: str,
     found = importer.load_object(server)
     if not isinstance(found, TCPServer):
         raise AppImportError(f"{server}: expected a penstock.TCPServer, got {type(found).__name__}")
-    found.run(*addresses, reactors=reactors, poller=poller)
+    found.run(*addresses, reactors=reactors, poller=poller, metrics_bind=metrics_bind, slow_callback_s=slow_callback)

@@ -71,7 +71,9 @@ impl MetricsPages {
             b"/-/pages.js" => self.page(b"text/javascript; charset=utf-8", SCRIPT.to_vec()),
             b"/-/pages.css" => self.page(b"text/css; charset=utf-8", STYLE.to_vec()),
             b"/-/status.json" => self.json(status::status(&self.view)),
-            b"/-/connections.json" => self.json(status::by_worker(&self.view, &["Connections", "HTTP requests"])),
+            b"/-/connections.json" => {
+                self.json(status::by_worker(&self.view, &["Connections", "HTTP requests", "Streams of frames"]))
+            }
             b"/-/reactors.json" => self.json(status::by_worker(&self.view, &["Event loop", "Python", "WSGI threads"])),
             b"/-/config.json" => self.json(self.config.clone()),
             _ => NativeAnswer::Page { error: ABSENT, lines: Vec::new() },

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use super::connection::{Ending, Marks, StreamConnection};
-use super::settings::{Endpoint, StreamSettings};
+use super::settings::{Endpoint, Shown, StreamSettings};
 use crate::core::buffer::{Lease, Owner};
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
 use crate::core::{Cause, CloseReason, Io, Token};
+use crate::metrics::ReactorCounters;
 use crate::protocol::framing::{FrameError, FrameErrorKind, Framing, Scan};
 use crate::server::Connection;
 
@@ -105,12 +106,19 @@ fn leased(lease: &Lease) -> &[u8] {
     unsafe { lease.as_slice() }
 }
 
+fn add(all: &mut Shown, some: Shown) {
+    all.iter_mut().zip(some).for_each(|(all, some)| *all += some);
+}
+
 #[derive(Default)]
 pub struct Streams {
     /// By number; an endpoint that is gone leaves its place to the next.
     endpoints: Vec<Option<Endpoint>>,
     events: VecDeque<StreamEvent>,
     connections: usize,
+    /// Of the endpoints that are gone, and what `tell` has told of all.
+    gone: Shown,
+    told: Shown,
 }
 
 impl Streams {
@@ -128,7 +136,9 @@ impl Streams {
     /// Forget an endpoint that has no connection left.
     pub fn remove_endpoint(&mut self, number: u16) {
         debug_assert!(self.endpoint(number).is_none_or(|endpoint| endpoint.counts.connections == 0));
-        self.endpoints[usize::from(number)] = None;
+        if let Some(endpoint) = self.endpoints[usize::from(number)].take() {
+            add(&mut self.gone, endpoint.counts.shown());
+        }
     }
 
     pub fn endpoint(&self, number: u16) -> Option<&Endpoint> {
@@ -143,6 +153,24 @@ impl Streams {
     pub fn has_connections(&self, number: u16) -> bool {
         let is_its = |event: &StreamEvent| matches!(event, StreamEvent::Closed { endpoint, .. } if *endpoint == number);
         self.endpoint(number).is_some_and(|endpoint| endpoint.counts.connections > 0) || self.events.iter().any(is_its)
+    }
+
+    /// Count what its endpoints have counted since this was last asked.
+    pub fn tell(&mut self, counters: &ReactorCounters) {
+        let mut all = self.gone;
+        self.endpoints.iter().flatten().for_each(|endpoint| add(&mut all, endpoint.counts.shown()));
+        let told = std::mem::replace(&mut self.told, all);
+        let targets = [
+            &counters.frames_received,
+            &counters.frames_sent,
+            &counters.frames_too_long,
+            &counters.frames_malformed,
+            &counters.frames_truncated,
+            &counters.connections_over_limit,
+        ];
+        for (counter, (now, before)) in targets.into_iter().zip(all.into_iter().zip(told)) {
+            counter.add(now - before);
+        }
     }
 
     pub fn connections(&self) -> usize {

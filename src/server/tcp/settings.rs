@@ -55,7 +55,16 @@ pub struct Counts {
     pub handler_errors: u64,
 }
 
+/// Those that are metrics: frames received, sent, too long, malformed, truncated; connections over the limit.
+pub type Shown = [u64; 6];
+
 impl Counts {
+    pub fn shown(&self) -> Shown {
+        let errors = [self.frames_too_long, self.frames_malformed, self.frames_truncated];
+        let [too_long, malformed, truncated] = errors;
+        [self.frames_received, self.frames_sent, too_long, malformed, truncated, self.refused_over_limit]
+    }
+
     pub fn frame_error(&mut self, kind: FrameErrorKind) {
         let counter = match kind {
             FrameErrorKind::TooLong => &mut self.frames_too_long,

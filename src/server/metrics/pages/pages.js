@@ -191,13 +191,14 @@ class Status {
   traffic = new Chart("Traffic", perSecond(bytes));
   loops = new Chart("Event loops at work", percent);
   waits = new Chart("What callbacks wait for, p99", seconds);
+  frames = new Chart("Frames", perSecond(plain));
   workers = new Table([
     "worker", "process", "generation", "state", "connections", "in progress", "responses/s", "loop at work", "processor",
     "memory",
   ]);
   parts = [
     this.about, this.tiles.element,
-    charts(this.answers, this.times, this.open, this.traffic, this.loops, this.waits),
+    charts(this.answers, this.times, this.open, this.traffic, this.loops, this.waits, this.frames),
     title("Workers"), this.workers.element,
   ];
 
@@ -228,6 +229,11 @@ class Status {
     this.loops.add(Object.fromEntries(now.workers.map((worker) => [worker.worker, busy(worker)])));
     const p99 = (name) => quantile(m[name], b?.[name], 0.99);
     this.waits.add({ "timers late": p99("loop_lag_seconds"), "for the interpreter": p99("python_gil_wait_seconds") });
+    const [received, sent] = [m.stream_frames_received, m.stream_frames_sent];
+    this.frames.element.hidden = received + sent === 0;
+    this.frames.add({
+      received: rate(received, b?.stream_frames_received, dt), sent: rate(sent, b?.stream_frames_sent, dt),
+    });
     this.workers.set(now.workers.map((worker) => {
       const its = former.get(worker.worker);
       return [
