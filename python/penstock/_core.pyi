@@ -464,7 +464,7 @@ def run_udp_load(
     """
 
 class CrowdReport(TypedDict):
-    """What a phase of a crowd came to. `lost` are the connections that it cost, by reason; `histogram_us` as a load's."""
+    """What a phase of a crowd came to. `lost` are the connections that it cost, by reason; the rest as a load's."""
 
     open: int
     asked: int
@@ -480,8 +480,8 @@ class Crowd:
     """Very many connections of one process to one server: opened, held, asked, and counted exactly.
 
     A question is a path to GET, or a pair of bytes: what is sent, and what is to come back. One that does not answer
-    within `answer_timeout_s` is lost, and not opened again. `progress(open, answered, lost)` is called about ten times a
-    second.
+    within `answer_timeout_s` is lost, and not opened again. `progress(open, answered, lost)` is called about ten times
+    a second.
     """
 
     def __new__(

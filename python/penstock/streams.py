@@ -53,8 +53,8 @@ class Heartbeat:
     """What is done about silence: after `interval_s` of it the peer is sent `ping`, a whole frame's bytes as they go
     over the wire, if there is one; after `timeout_s` the connection is closed. Times are met to a tenth of a second.
 
-    With `pong`, another whole frame's bytes, a `ping` that comes is answered with it at once, and a `pong` that comes is
-    taken note of: neither takes the interpreter, or reaches a handler."""
+    With `pong`, another whole frame's bytes, a `ping` that comes is answered with it at once, and a `pong` that comes
+    is taken note of: neither takes the interpreter, or reaches a handler."""
 
     interval_s: float
     timeout_s: float
@@ -243,7 +243,11 @@ class TCPServer:
         """Listen, on the running event loop, which must be a `penstock.EventLoop`. `close` ends it."""
         loop = running_loop()
         self.listeners = self._open(addresses)
-        self._add_part(loop)
+        try:
+            self._add_part(loop)
+        except BaseException:
+            listener.close_listeners(self.listeners)
+            raise
         for each in self.listeners:
             self.parts[0].server.add_listener(each.fileno())
         return self

@@ -225,8 +225,8 @@ def connections(
     """Hold very many connections, both ends on this machine, and see whether every single one still answers.
 
     Spreads over as many server and client processes as the limit of descriptors asks for, and as many addresses of
-    127.64.0.0/10 as their ports do. What it will take is said first, and refused where the machine cannot hold it. Exits
-    with 1 if a connection was lost.
+    127.64.0.0/10 as their ports do. What it will take is said first, and refused where the machine cannot hold it.
+    Exits with 1 if a connection was lost.
     """
     from ..bench import crowd
     from ..bench.crowd import report

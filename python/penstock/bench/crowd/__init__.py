@@ -4,8 +4,8 @@
     plan = plan_for(load, room())        # pure: processes, addresses, memory; raises what the machine cannot hold
     found = run(load, plan)
 
-`plan` decides, `ends` is what a server and a client process do, `crew` starts them and talks to them, `memory` reads what
-the kernel says of both, `run` goes through the phases, `report` tells. The connections themselves are in Rust
+`plan` decides, `ends` is what a server and a client process do, `crew` starts them and talks to them, `memory` reads
+what the kernel says of both, `run` goes through the phases, `report` tells. The connections themselves are in Rust
 (src/load/crowd.rs).
 """
 

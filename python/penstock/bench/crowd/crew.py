@@ -81,9 +81,7 @@ class Crew:
         for pair in self._plan.pairs:
             self.servers.append(self._fork("server", pair, lambda line, _: ends.serve(line, self._load)))
         for pair in self._plan.pairs:
-            self.clients.append(
-                self._fork("client", pair, lambda line, mine: ends.connect(line, self._load, mine))
-            )
+            self.clients.append(self._fork("client", pair, lambda line, mine: ends.connect(line, self._load, mine)))
         ready = self._wait_for("ready", self.servers, START_TIMEOUT_S)
         for client, where in zip(self.clients, ready, strict=True):
             client.line.send(connect=where)
@@ -118,7 +116,7 @@ class Crew:
     def do(
         self, what: str, who: Sequence[Hand], far: Far | None = None, *, at_once: int | None = None
     ) -> list[dict[str, Any]]:
-        """Have all of them do it, so many at a time, and wait for what each has to say. Raises `BenchError` if one dies."""
+        """Have all do it, so many at a time, and wait for what each has to say. Raises `BenchError` if one dies."""
         waiting = list(who)
         for hand in waiting:
             hand.begin_phase()
@@ -184,7 +182,7 @@ class Crew:
                 heard = now
                 self._hear(key.data, hear)
             if until is None and now - heard > SILENCE_TIMEOUT_S:
-                raise BenchError(f"nobody has said anything for {SILENCE_TIMEOUT_S:g} s ({doing}): is the machine stuck?")
+                raise BenchError(f"nobody has said a word for {SILENCE_TIMEOUT_S:g} s ({doing}): is the machine stuck?")
             if far is not None:
                 opened, answered, lost = (sum(each) for each in zip(*(hand.far for hand in self.clients), strict=True))
                 far(opened, answered, lost)

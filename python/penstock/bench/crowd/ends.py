@@ -1,5 +1,5 @@
-"""What the two processes of a pair do: a server with a Python handler, and a client in Rust. Both do as they are told over
-their channel, and leave when it ends.
+"""What the two processes of a pair do: a server with a Python handler, and a client in Rust. Both do as they are told
+over their channel, and leave when it ends.
 
 Servers do not show that they are being measured: a `penstock.TCPServer`, and the worker that `penstock serve` has.
 """
@@ -47,8 +47,8 @@ BEATS: dict[str, str | tuple[bytes, bytes]] = {"tcp": (PING, PONG), "http": "/"}
 
 
 def begin(cpu: int) -> None:
-    """In the forked child. A pair shares a processor, and neither end interrupts the other at each message: who is woken
-    finds all that has come by then."""
+    """In the forked child. A pair shares a processor, and neither end interrupts the other at each message: who is
+    woken finds all that has come by then."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # A terminal's Ctrl-C reaches all; the parent says what follows.
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)

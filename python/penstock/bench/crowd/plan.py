@@ -50,7 +50,8 @@ class CrowdLoad:
 
     @property
     def title(self) -> str:
-        kind = "framed TCP to a Python handler" if self.protocol == "tcp" else "HTTP keep-alive behind an ASGI application"
+        tcp, http = "framed TCP to a Python handler", "HTTP keep-alive behind an ASGI application"
+        kind = tcp if self.protocol == "tcp" else http
         return f"{counted(self.target, 'connection')}: {kind}"
 
 
@@ -86,9 +87,9 @@ class Plan:
         pairs, most = len(self.pairs), max(pair.connections for pair in self.pairs)
         addresses = sum(len(pair.sources) for pair in self.pairs)
         each = f"{many(most)} connections each" if pairs == 1 else f"up to {many(most)} connections each"
+        processes, sources = counted(pairs, "server process"), counted(addresses, "address")
         return [
-            f"{counted(pairs, 'server process').replace('processs', 'processes')} and as many clients, {each}, "
-            f"from {counted(addresses, 'address').replace('addresss', 'addresses')}",
+            f"{processes} and as many clients, {each}, from {sources}",
             f"memory: {size(self.memory_needed)} needed, {size(self.memory_there)} available",
         ]
 
@@ -99,7 +100,8 @@ def plan_for(load: CrowdLoad, there: Room) -> Plan:
     per_process = there.descriptors - OWN_FILES
     if per_process < 1:
         raise BenchError(
-            f"a process may open {many(there.descriptors)} descriptors, and has {OWN_FILES} of its own: raise RLIMIT_NOFILE"
+            f"a process may open {many(there.descriptors)} descriptors, and has {OWN_FILES} of its own: "
+            "raise RLIMIT_NOFILE"
         )
     pairs = max(math.ceil(load.target / per_process), min(there.cpus, load.target))
     _check_files(load, there, pairs)
@@ -107,10 +109,11 @@ def plan_for(load: CrowdLoad, there: Room) -> Plan:
     usable = int(there.memory * (1 - SPARED))
     if needed > usable:
         fits = max(0, (usable - 2 * pairs * PROCESS) // (2 * SOCKET + USER))
+        processes = counted(2 * pairs, "process")
         raise BenchError(
-            f"{counted(load.target, 'connection')} need {size(needed)} ({many(2 * SOCKET)} B in the kernel and {USER} B in "
-            f"user space each, {counted(2 * pairs, 'process').replace('processs', 'processes')} of {size(PROCESS)}), and "
-            f"{size(usable)} are to be had: --target {fits // 1000 * 1000} fits"
+            f"{counted(load.target, 'connection')} need {size(needed)} ({many(2 * SOCKET)} B each in the kernel, "
+            f"{USER} B in user space, {processes} of {size(PROCESS)}), and {size(usable)} are to be had: "
+            f"--target {fits // 1000 * 1000} fits"
         )
     return Plan(pairs=tuple(_pairs(load.target, pairs, there.ports)), memory_needed=needed, memory_there=there.memory)
 
@@ -126,8 +129,8 @@ def _check_files(load: CrowdLoad, there: Room, pairs: int) -> None:
     files = 2 * (load.target + pairs * OWN_FILES)
     if files > there.files:
         raise BenchError(
-            f"{counted(load.target, 'connection')} are {many(files)} open files at both ends, and this machine has room "
-            f"for {many(there.files)} more: raise fs.file-max"
+            f"{counted(load.target, 'connection')} are {many(files)} open files at both ends, and this machine has "
+            f"room for {many(there.files)} more: raise fs.file-max"
         )
     if files > there.watches:
         raise BenchError(
@@ -173,5 +176,7 @@ def _memory_available() -> int:
     """The kernel's own estimate, or what a cgroup leaves of it."""
     from ...tune import survey
 
-    available = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
+    available = next(
+        line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:")
+    )
     return min(int(available.split()[1]) * 1024, survey().memory)

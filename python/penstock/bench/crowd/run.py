@@ -1,4 +1,4 @@
-"""One run: open, ask everybody, hold, tell everybody, ask everybody again, close. Every connection is counted in each."""
+"""One run: open, ask everybody, hold, tell everybody, ask everybody again, close. Each counts every connection."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def _phase(
     buckets: Counter[float] = Counter()
     for tally in tallies:
         lost.update(tally["lost"])
-        buckets.update({limit: count for limit, count in tally["histogram_us"]})
+        buckets.update(dict(tally["histogram_us"]))
     return Phase(
         name=name,
         elapsed_s=elapsed_s,
