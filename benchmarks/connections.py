@@ -1,10 +1,10 @@
 """Hold 10,000, 100,000 and 1,000,000 connections and write docs/performance-connections.md: `make bench-connections`.
 
-    .venv/bin/python benchmarks/connections.py take --target 1000000 --protocol tcp     # one run, kept in out/connections
-    .venv/bin/python benchmarks/connections.py report                                   # of all that are kept
+    .venv/bin/python benchmarks/connections.py take --target 1000000    # one run, kept in out/connections
+    .venv/bin/python benchmarks/connections.py report                   # of all that are kept
 
-A run takes the whole machine, so each is kept by itself, with where it comes from. What the machine cannot hold is left out,
-and it is said so.
+A run takes the whole machine, so each is kept by itself, with where it comes from. What the machine cannot hold is left
+out, and it is said so.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ HEAD = """\
 
 <!-- Made by `make bench-connections` from its runs: take them again to change it. -->
 
-Both ends on one machine, a Python handler at the server's: 10,000, 100,000 and 1,000,000 connections opened, asked, held
-under heartbeats, told something all at once, and asked again. Every connection is counted in every phase;
+Both ends on one machine, a Python handler at the server's: 10,000, 100,000 and 1,000,000 connections opened, asked,
+held under heartbeats, told something all at once, and asked again. Every connection is counted in every phase;
 [`penstock bench connections`](bench.md#very-many-connections) does it on any Linux.
 """
 
@@ -168,18 +168,18 @@ METHOD = """\
 ## How it is measured
 
 - Processes come in pairs, a server and a client that holds all of its connections, as many pairs as the limit of
-  descriptors asks for (20,000 a process here). The server is a `penstock.TCPServer` with `on_message`, `on_connect` and a
-  group, or the worker that `penstock serve` runs; nothing in either knows that it is measured. The client is Rust.
+  descriptors asks for (20,000 a process here). The server is a `penstock.TCPServer` with `on_message`, `on_connect` and
+  a group, or the worker that `penstock serve` runs; nothing in either knows that it is measured. The client is Rust.
 - Clients connect from as many addresses of 127.64.0.0/10 as keep each below half of its ports.
 - A pair shares a processor, and all processes run under SCHED_BATCH, so that neither end interrupts the other at each
   message. Across a network the two ends would not share one.
-- Opening counts from the first `connect` until a server has accepted the last; pairs open as many at a time as there are
-  processors. Each connection then has to answer.
-- User bytes are the growth of resident memory (`Rss` of `smaps_rollup`, all processes of that end) since all had started and
-  nothing was open, once all have been asked. The kernel's are what is not available any more (`MemAvailable`), less the
-  growth of the processes (`Pss`); of both ends, as the machine has both.
-- Processors are CPU time of all processes of both ends, by the time that passed. On loopback the kernel does the work of
-  both ends' network in that time as well.
+- Opening counts from the first `connect` until a server has accepted the last; as many pairs are opened at a time as
+  there are processors. Each connection then has to answer.
+- User bytes are the growth of resident memory (`Rss` of `smaps_rollup`, all processes of that end) since all had
+  started and nothing was open, once all have been asked. The kernel's are what is not available any more (`MemAvailable`), less
+  the growth of the processes (`Pss`); of both ends, as the machine has both.
+- Processors are CPU time of all processes of both ends, by the time that passed. On loopback the kernel does the work
+  of both ends' network in that time as well.
 """
 
 
