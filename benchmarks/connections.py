@@ -176,8 +176,8 @@ METHOD = """\
 - Opening counts from the first `connect` until a server has accepted the last; as many pairs are opened at a time as
   there are processors. Each connection then has to answer.
 - User bytes are the growth of resident memory (`Rss` of `smaps_rollup`, all processes of that end) since all had
-  started and nothing was open, once all have been asked. The kernel's are what is not available any more (`MemAvailable`), less
-  the growth of the processes (`Pss`); of both ends, as the machine has both.
+  started and nothing was open, once all have been asked. The kernel's are what is not available any more
+  (`MemAvailable`), less the growth of the processes (`Pss`); of both ends, as the machine has both.
 - Processors are CPU time of all processes of both ends, by the time that passed. On loopback the kernel does the work
   of both ends' network in that time as well.
 """
