@@ -121,7 +121,7 @@ def lines(runs: list[Run]) -> Iterator[str]:
         of_it = [run for run in runs if protocol_of(run) == protocol]
         if of_it:
             yield f"## {NAMES[protocol][0].upper()}{NAMES[protocol][1:]}\n"
-            yield table(("connections", *FIGURES), ([many(target_of(run)), *figures(run)] for run in of_it), range(9))
+            yield table(("connections", *FIGURES), ([many(target_of(run)), *figures(run)] for run in of_it), range(10))
             yield MEANING[protocol]
     yield "## In pictures\n"
     yield "![Connections opened over time](performance-connections/opening.svg)\n"
@@ -147,7 +147,7 @@ FIGURES = (
     "a second",
     "server, bytes each",
     "client, bytes each",
-    "kernel, bytes each (both ends)",
+    "kernel objects, bytes each (both ends)",
     "all answered in",
     "heartbeats a second, processors",
     "told in",
@@ -176,8 +176,8 @@ METHOD = """\
 - Opening counts from the first `connect` until a server has accepted the last; as many pairs are opened at a time as
   there are processors. Each connection then has to answer.
 - User bytes are the growth of resident memory (`Rss` of `smaps_rollup`, all processes of that end) since all had
-  started and nothing was open, once all have been asked. The kernel's are what is not available any more
-  (`MemAvailable`), less the growth of the processes (`Pss`); of both ends, as the machine has both.
+  started and nothing was open, once all have been asked. The kernel's are the growth of its objects (`Slab` of
+  `/proc/meminfo`), of both ends, as the machine has both; a few thousand find room that others have left.
 - Processors are CPU time of all processes of both ends, by the time that passed. On loopback the kernel does the work
   of both ends' network in that time as well.
 """
@@ -216,7 +216,7 @@ def figures(run: Run) -> Iterator[str]:
     assert opened is not None
     yield f"{opened['elapsed_s']:.1f} s"
     yield many(opened["open"] / opened["elapsed_s"])
-    for end in ("server", "client", "kernel"):
+    for end in ("server", "client", "kernel_slab"):
         yield many(memory(run, "asked").get(end, 0.0))
     yield f"{check['elapsed_s']:.1f} s" if check else "-"
     yield f"{many(held['answered'] / held['elapsed_s'])}, {held['cores']:.2f}" if held else "-"
@@ -259,7 +259,7 @@ def draw_memory(runs: list[Run], path: Path) -> None:
         figure, (user, kernel) = plt.subplots(1, 2, figsize=(11, 0.4 * len(runs) + 1), layout="constrained")
         bars(user, names, (memory(run, "asked").get("server", 0.0) for run in runs), PENSTOCK_COLOUR)
         user.set_xlabel("user bytes a connection, server")
-        bars(kernel, names, (memory(run, "asked").get("kernel", 0.0) for run in runs), PEER_COLOUR)
+        bars(kernel, names, (memory(run, "asked").get("kernel_slab", 0.0) for run in runs), PEER_COLOUR)
         kernel.set_xlabel("kernel bytes a connection, both ends")
         figure.suptitle("What a connection costs", x=0.01, ha="left", fontweight="bold")
         save(figure, path)
