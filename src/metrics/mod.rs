@@ -198,6 +198,8 @@ shard! {
         frames_received,
         /// Frames that it sent.
         frames_sent,
+        /// Pings that were answered without the application.
+        pings_answered,
         /// Frames longer than they may be.
         frames_too_long,
         /// Bytes that are no frame.

@@ -242,6 +242,8 @@ families! {
         Count(|of| &of.frames_received);
     "stream_frames_sent" Counter "" STREAMS "Frames that the application sent, each member of a group counted." =
         Count(|of| &of.frames_sent);
+    "stream_pings_answered" Counter "" STREAMS "Heartbeats of peers that were answered without the application." =
+        Count(|of| &of.pings_answered);
     "stream_frames_refused" Counter "" STREAMS
         "What came and is no frame: longer than it may be, malformed, or cut off by the end of its connection." =
         CountBy("reason", &[
