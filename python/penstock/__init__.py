@@ -17,8 +17,13 @@ if TYPE_CHECKING:
         AddressForbidden,
         AddressInUse,
         AddressUnavailable,
+        AmplificationLimited,
         AppImportError,
         ConfigError,
+        DatagramError,
+        DatagramQueueFull,
+        DatagramTooLong,
+        PeerGone,
         PenstockError,
         SocketOptionRefused,
         StartupError,
@@ -27,6 +32,7 @@ if TYPE_CHECKING:
     from .runner import run
     from .socket_options import SocketOptions
     from .static import StaticMount
+    from .udp import Multicast, Peer, Sessions, UDPClient, UDPServer
 
     __version__: str
 
@@ -46,6 +52,16 @@ _HOMES = {
     "AddressInUse": "errors",
     "AddressForbidden": "errors",
     "AddressUnavailable": "errors",
+    "AmplificationLimited": "errors",
+    "DatagramError": "errors",
+    "DatagramQueueFull": "errors",
+    "DatagramTooLong": "errors",
+    "PeerGone": "errors",
+    "Multicast": "udp",
+    "Peer": "udp",
+    "Sessions": "udp",
+    "UDPClient": "udp",
+    "UDPServer": "udp",
 }
 
 __all__ = [
@@ -53,15 +69,25 @@ __all__ = [
     "AddressForbidden",
     "AddressInUse",
     "AddressUnavailable",
+    "AmplificationLimited",
     "AppImportError",
     "ConfigError",
+    "DatagramError",
+    "DatagramQueueFull",
+    "DatagramTooLong",
     "EventLoop",
+    "Multicast",
+    "Peer",
+    "PeerGone",
     "PenstockError",
     "ServerConfig",
+    "Sessions",
     "SocketOptionRefused",
     "SocketOptions",
     "StartupError",
     "StaticMount",
+    "UDPClient",
+    "UDPServer",
     "__version__",
     "run",
 ]

@@ -7,6 +7,7 @@ pub mod latency;
 mod plan;
 mod report;
 mod response;
+pub mod udp;
 
 use std::fmt;
 use std::io;

@@ -1,4 +1,5 @@
-//! `run_http_load`: the load generator, for benchmarks written in Python. It runs detached: the interpreter is free.
+//! `run_http_load` and `run_udp_load`: the load generators, for benchmarks written in Python. They run detached: the
+//! interpreter is free.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::load::LoadError;
 use crate::load::http::{ErrorKind, HttpPlan, HttpReport, Pace, Target, TargetReport, run_until};
 use crate::load::latency::Latencies;
+use crate::load::udp::{self, UdpPlan};
 
 /// Load the HTTP server at `host:port` and tell what it answered.
 ///
@@ -56,6 +58,59 @@ pub fn run_http_load<'py>(
     });
     signalled?;
     report(py, &outcome.map_err(raised)?)
+}
+
+/// Load the UDP echo server at `host:port` and tell what came back.
+///
+/// Each of `flows` connected sockets keeps `window` datagrams under way, and gives them up as lost when nothing has come
+/// for `answer_timeout_s`. With `gso` a flow's datagrams leave as one where they can; else each is a packet. Raises
+/// ValueError for an impossible plan and ConnectionError when there is no server.
+#[pyfunction]
+#[pyo3(signature = (
+    host, port, *, flows = 16, window = 16, datagram_bytes = 64, gso = false, duration_s = 3.0, warm_up_s = 0.0,
+    answer_timeout_s = 0.25
+))]
+#[allow(clippy::too_many_arguments)] // they are keywords in Python
+pub fn run_udp_load<'py>(
+    py: Python<'py>,
+    host: &str,
+    port: u16,
+    flows: usize,
+    window: usize,
+    datagram_bytes: usize,
+    gso: bool,
+    duration_s: f64,
+    warm_up_s: f64,
+    answer_timeout_s: f64,
+) -> PyResult<Bound<'py, PyDict>> {
+    let plan = UdpPlan {
+        address: resolve(host, port)?,
+        flows,
+        window,
+        datagram_bytes,
+        gso,
+        warm_up: seconds("warm_up_s", warm_up_s)?,
+        duration: seconds("duration_s", duration_s)?,
+        answer_timeout: seconds("answer_timeout_s", answer_timeout_s)?,
+    };
+    let mut signalled = Ok(());
+    let outcome = py.detach(|| {
+        udp::run_until(&plan, &mut || {
+            signalled = Python::attach(|py| py.check_signals());
+            signalled.is_err()
+        })
+    });
+    signalled?;
+    let report = outcome.map_err(raised)?;
+    let dict = PyDict::new(py);
+    dict.set_item("duration_s", report.duration.as_secs_f64())?;
+    dict.set_item("answers", report.answers)?;
+    dict.set_item("sent", report.sent)?;
+    dict.set_item("lost", report.lost)?;
+    dict.set_item("wrong", report.wrong)?;
+    dict.set_item("rate", report.rate())?;
+    dict.set_item("latency_us", latencies(py, &report.latencies)?)?;
+    Ok(dict)
 }
 
 fn resolve(host: &str, port: u16) -> PyResult<SocketAddr> {

@@ -1,6 +1,7 @@
 //! The only room that knows both worlds. Crossings carry whole things: a turn, a request, a batch.
 
 mod asgi;
+mod datagram;
 mod guarded;
 mod load;
 mod main_reactor;
@@ -17,7 +18,9 @@ mod _core {
     #[pymodule_export]
     use super::asgi::{AsgiServer, HttpCycle};
     #[pymodule_export]
-    use super::load::run_http_load;
+    use super::datagram::{DatagramEndpoint, DatagramPeer};
+    #[pymodule_export]
+    use super::load::{run_http_load, run_udp_load};
     #[pymodule_export]
     use super::main_reactor::MainReactor;
     #[pymodule_export]

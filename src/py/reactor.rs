@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::asgi::AsgiServer;
+use super::datagram::{self, Endpoints};
 use super::guarded::Guarded;
 use super::owners;
 use super::service::PyService;
@@ -26,6 +27,7 @@ use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
 use crate::reactor::{Mail, SubReactorHandle};
 use crate::server::http::HttpServer;
+use crate::server::udp::UdpService;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
@@ -36,7 +38,7 @@ const MAX_UNSENT_BYTES: u32 = 256 * 1024;
 
 /// How long the attached phase may run before the loop flushes what it produced and looks at the poller again.
 /// Without it a batch of slow handlers would delay the first one's answer by their sum.
-const ATTACHED_BUDGET: Duration = Duration::from_micros(500);
+pub(super) const ATTACHED_BUDGET: Duration = Duration::from_micros(500);
 
 /// How long native answers alone may keep the loop from Python, which has signals to handle.
 const DETACHED_AT_MOST: Duration = Duration::from_millis(20);
@@ -45,6 +47,7 @@ pub(super) struct Inner {
     pub event_loop: EventLoop<PyService>,
     watches: HashMap<RawFd, Token>,
     pub asgi: Option<Py<AsgiServer>>,
+    pub endpoints: Endpoints,
 }
 
 #[pyclass(frozen, weakref, module = "penstock._core")]
@@ -132,12 +135,18 @@ impl Reactor {
 
     /// Run the events of this turn, within the budget. Returns whether some are left.
     fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
+        datagram::run(self, py)?;
+        self.run_requests(py)?;
+        self.with(|inner| inner.event_loop.service.has_events())
+    }
+
+    fn run_requests(&self, py: Python<'_>) -> PyResult<()> {
         let began = Instant::now();
         loop {
             let mut entered = self.inner.enter()?;
-            let Some(inner) = entered.as_mut() else { return Ok(false) };
-            let Some(http) = &mut inner.event_loop.service.http else { return Ok(false) };
-            let Some(event) = http.next_event() else { return Ok(false) };
+            let Some(inner) = entered.as_mut() else { return Ok(()) };
+            let Some(http) = &mut inner.event_loop.service.http else { return Ok(()) };
+            let Some(event) = http.next_event() else { return Ok(()) };
             let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
             drop(entered);
             if let Some(asgi) = asgi {
@@ -145,11 +154,9 @@ impl Reactor {
             }
             if began.elapsed() >= ATTACHED_BUDGET {
                 return self.with(|inner| {
-                    let left = inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events());
-                    if left {
+                    if inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events()) {
                         inner.event_loop.io.counters.budget_exhausted.add(1);
                     }
-                    left
                 });
             }
         }
@@ -209,11 +216,11 @@ impl Reactor {
     #[pyo3(signature = (poller = "auto"))]
     fn new(poller: &str) -> PyResult<Self> {
         let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
-        let service = PyService { http: None, listeners: Vec::new(), ready: Vec::new() };
+        let service = PyService { http: None, udp: UdpService::default(), listeners: Vec::new(), ready: Vec::new() };
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
         let handle = SubReactorHandle::of(&event_loop);
-        let inner = Inner { event_loop, watches: HashMap::new(), asgi: None };
+        let inner = Inner { event_loop, watches: HashMap::new(), asgi: None, endpoints: HashMap::new() };
         Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), handle, counters })
     }
 
@@ -263,8 +270,7 @@ impl Reactor {
         timers: &Bound<'py, PyList>,
     ) -> PyResult<Bound<'py, PyList>> {
         let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)));
-        let mut events_left =
-            self.with(|inner| inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events()))?;
+        let mut events_left = self.with(|inner| inner.event_loop.service.has_events())?;
         let timers_before = timers_fingerprint(timers);
         loop {
             let wait = match deadline {
@@ -363,9 +369,9 @@ impl Reactor {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let inner = self.inner.enter()?.take();
         if let Some(mut inner) = inner {
-            let asgi = inner.asgi.take();
+            let (asgi, endpoints) = (inner.asgi.take(), std::mem::take(&mut inner.endpoints));
             let mut released = inner.event_loop.shut_down();
-            drop(inner);
+            drop((inner, endpoints));
             owners::release(py, &mut released);
             if let Some(asgi) = asgi {
                 asgi.get().forget_requests(py);

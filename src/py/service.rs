@@ -1,4 +1,4 @@
-//! What a Python reactor serves: HTTP connections, and descriptors that asyncio watches.
+//! What a Python reactor serves: HTTP connections, datagram sockets, and descriptors that asyncio watches.
 
 use std::os::fd::OwnedFd;
 
@@ -7,9 +7,11 @@ use crate::core::poller::Readiness;
 use crate::core::{CloseReason, Io, Service, Token};
 use crate::reactor::Mail;
 use crate::server::http::{HttpConnection, HttpServer};
+use crate::server::udp::UdpService;
 
 pub struct PyService {
     pub http: Option<HttpServer>,
+    pub udp: UdpService,
     /// Listeners of the HTTP server and their numbers; those that were removed, too, since their last connections may
     /// come later.
     pub listeners: Vec<(Token, u16)>,
@@ -22,7 +24,7 @@ type PyIo = Io<HttpConnection>;
 impl PyService {
     /// Whether something waits for Python.
     pub fn has_events(&self) -> bool {
-        self.http.as_ref().is_some_and(HttpServer::has_events)
+        self.http.as_ref().is_some_and(HttpServer::has_events) || self.udp.has_events()
     }
 }
 
@@ -68,6 +70,9 @@ impl Service for PyService {
     }
 
     fn expired(&mut self, io: &mut PyIo, token: Token) {
+        if self.udp.expired(io, token) {
+            return;
+        }
         if let Some(http) = &mut self.http {
             http.expired(io, token);
         }
@@ -81,7 +86,7 @@ impl Service for PyService {
 
     fn ready(&mut self, io: &mut PyIo, token: Token, readiness: Readiness) {
         let is_http = self.http.as_mut().is_some_and(|http| http.ready(io, token));
-        if !is_http {
+        if !is_http && !self.udp.ready(io, token, readiness) {
             self.ready.push((token, readiness));
         }
     }
@@ -99,12 +104,14 @@ impl Service for PyService {
     }
 
     fn settle(&mut self, io: &mut PyIo) -> bool {
-        match &mut self.http {
-            Some(http) => {
-                http.flush_log(io);
-                http.settle(io)
+        let is_udp_settled = self.udp.settle(io);
+        is_udp_settled
+            & match &mut self.http {
+                Some(http) => {
+                    http.flush_log(io);
+                    http.settle(io)
+                }
+                None => true,
             }
-            None => true,
-        }
     }
 }

@@ -2,3 +2,4 @@
 
 pub mod http;
 pub mod static_files;
+pub mod udp;
