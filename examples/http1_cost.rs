@@ -55,6 +55,7 @@ fn write_hello(out: &mut Vec<u8>, date: &DateText) {
             whole_body_bytes: Some(HELLO.len() as u64),
             date: Some(date),
             server: Some(b"penstock"),
+            lines: b"",
         })
         .expect("valid");
     let mut body = BodyWriter::new(framing.body);

@@ -15,7 +15,7 @@ use penstock::core::event_loop::{HIGH_WATERMARK_BYTES, LOW_WATERMARK_BYTES};
 use penstock::core::poller::Readiness;
 use penstock::core::poller::simulated::FaultPlan;
 use penstock::core::timer::TICK;
-use penstock::core::{CloseReason, EventLoop, Io, Service, Token};
+use penstock::core::{CloseReason, EventLoop, Hold, Io, Service, Token};
 use support::{PATIENCE, Peer, Random, World, address, listener, worlds};
 
 /// What the service was told, in order.
@@ -804,8 +804,8 @@ fn what_waits_at_a_listener_that_is_removed_is_told_and_then_it_refuses() {
     let mut peers: Vec<Peer> = (0..100).map(|_| Peer::dial(address(&listener))).collect();
     let (raw, address) = (bench.io().fd(token).expect("it is there"), address(&listener));
     drop(listener);
-    bench.io().remove_listener(token);
-    bench.io().remove_listener(token);
+    bench.io().remove_listener(token, Hold::Shared);
+    bench.io().remove_listener(token, Hold::Shared);
     bench.turn();
     assert_eq!(bench.service().count(|told| *told == Told::Accepted(token)), 100);
     assert!(bench.io().fd(token).is_none() && !is_listening(raw));
@@ -813,6 +813,31 @@ fn what_waits_at_a_listener_that_is_removed_is_told_and_then_it_refuses() {
     for peer in &mut peers {
         peer.write(b"hello");
         assert_eq!(bench.read_exactly(peer, 5), b"hello");
+    }
+}
+
+#[test]
+fn the_last_holder_of_a_listener_loses_nobody_who_could_connect() {
+    for _ in 0..5 {
+        let mut bench = Bench::new(World::Loopback, Habit::Echo);
+        let (token, listener) = bench.listen();
+        let address = address(&listener);
+        drop(listener);
+        let crowd = std::thread::spawn(move || {
+            // While the gate is shut nobody is answered; what follows a second later is a refusal.
+            let attempts = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(50));
+            std::iter::from_fn(|| attempts().ok()).collect::<Vec<_>>()
+        });
+        bench.until("some are in", |bench| bench.service().next_name >= 20);
+        bench.io().remove_listener(token, Hold::Last);
+        assert!(bench.io().has_leaving_listeners());
+        bench.until("the crowd is gone", |_| crowd.is_finished());
+        let crowd = crowd.join().expect("it does not panic");
+        bench.until("the listener is gone", |bench| !bench.io().has_leaving_listeners());
+        assert!(bench.io().fd(token).is_none());
+        assert_eq!(bench.service().next_name as usize, crowd.len(), "who could connect was accepted");
+        assert!(crowd.iter().all(|peer| peer.take_error().is_ok_and(|error| error.is_none())));
+        assert_eq!(std::net::TcpStream::connect(address).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
     }
 }
 
@@ -862,7 +887,7 @@ fn a_listener_that_is_removed_while_it_rests_leaves_the_wheel() {
     network.exhaust_descriptors(true);
     let _waiting = network.dial(raw);
     bench.until("it rests", |bench| bench.io().counters.accept_failures.get() == 1);
-    bench.io().remove_listener(listener);
+    bench.io().remove_listener(listener, Hold::Shared);
     bench.turn();
     // Its successor in the slot has a deadline of its own, and nobody else's.
     let (token, _peer) = bench.connect(1);

@@ -66,6 +66,7 @@ fn serve(head: &mut RequestHead, out: &mut Vec<u8>, dates: &mut DateCache, now: 
             whole_body_bytes: None,
             date: Some(dates.at(now)),
             server: Some(b"penstock"),
+            lines: b"",
         })
         .unwrap();
     let mut writer = BodyWriter::new(framing.body);

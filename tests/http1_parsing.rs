@@ -365,6 +365,7 @@ fn context() -> ResponseContext<'static> {
         whole_body_bytes: None,
         date: Some(b"Sun, 06 Nov 1994 08:49:37 GMT"),
         server: None,
+        lines: b"",
     }
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use penstock::load::LoadError;
-use penstock::load::http::{ErrorKind, HttpPlan, HttpReport, Pace, Target, TargetReport, run, run_until};
+use penstock::load::http::{ErrorKind, HttpPlan, HttpReport, Pace, RequestParts, Target, TargetReport, run, run_until};
 
 const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -238,6 +238,58 @@ fn a_server_that_goes_away_for_good_ends_the_run() {
 fn the_caller_can_end_a_run_before_its_time() {
     let plan = HttpPlan { duration: Duration::from_secs(60), ..plan(answering(|_, _| HELLO.to_vec())) };
     let started = Instant::now();
-    assert!(matches!(run_until(&plan, &mut || true), Err(LoadError::Interrupted)));
+    assert!(matches!(run_until(&plan, &mut |_| true), Err(LoadError::Interrupted)));
     assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn requests_carry_what_the_plan_gives_them() {
+    let address = server(|mut stream| {
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        while stream.read_exact(&mut byte).is_ok() {
+            head.push(byte[0]);
+            if head.ends_with(b"\r\n\r\nbody") {
+                let head = String::from_utf8(std::mem::take(&mut head)).unwrap();
+                assert!(head.starts_with("PUT /there HTTP/1.1\r\nHost: example.test\r\nX-One: 1\r\n"), "{head}");
+                assert!(head.contains("\r\nContent-Length: 4\r\n"), "{head}");
+                if stream.write_all(HELLO).is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    let parts = RequestParts {
+        method: Some("PUT".to_owned()),
+        host: Some("example.test".to_owned()),
+        headers: vec![("X-One".to_owned(), "1".to_owned())],
+        body: Some(b"body".to_vec()),
+    };
+    let report = run(&HttpPlan { parts, targets: vec![target("/there", 1, 0)], ..plan(address) }).unwrap();
+    assert!(report.answers() > 0);
+    assert_eq!(report.errors(), 0, "{:?}", only(&report).errors.first);
+}
+
+#[test]
+fn the_plan_says_which_statuses_are_good() {
+    let address = answering(|_, _| b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let refused = run(&plan(address)).unwrap();
+    assert_eq!(refused.answers(), 0);
+    assert_eq!(only(&refused).errors.first.as_deref(), Some("status 302, expected 200"));
+    let good = run(&HttpPlan { statuses: 200..=399, ..plan(address) }).unwrap();
+    assert_eq!((good.errors(), good.answers() > 0), (0, true));
+}
+
+#[test]
+fn whoever_watches_is_told_how_far_it_is() {
+    let address = answering(|_, _| HELLO.to_vec());
+    let mut told = Vec::new();
+    let plan = HttpPlan { duration: Duration::from_millis(450), ..plan(address) };
+    let report = run_until(&plan, &mut |progress| {
+        told.push(progress);
+        false
+    })
+    .unwrap();
+    assert!(!told.is_empty());
+    assert!(told.windows(2).all(|two| two[0].elapsed < two[1].elapsed && two[0].answers <= two[1].answers));
+    assert!(told.last().unwrap().answers <= report.answers());
 }

@@ -18,7 +18,7 @@ use penstock::core::poller::simulated::FaultPlan;
 use penstock::core::{CloseReason, EventLoop, Io, Service, Token};
 use penstock::protocol::http1::ResponseError;
 use penstock::server::http::{
-    AccessLog, AccessLogStyle, Body, HttpConnection, HttpEvent, HttpServer, HttpSettings, RespondError, Take,
+    AccessLog, Body, HttpConnection, HttpEvent, HttpServer, HttpSettings, LogFormat, RespondError, Take,
 };
 use support::{PATIENCE, Peer, Random, World, worlds};
 
@@ -168,6 +168,7 @@ impl Bench {
                 }
                 self.disconnected.push(token);
             }
+            HttpEvent::LogTrouble => {}
             HttpEvent::Quiet => self.quiet += 1,
         }
     }
@@ -1186,7 +1187,7 @@ impl Write for Sink {
 #[test]
 fn every_request_has_one_line_in_the_access_log_whatever_becomes_of_it() {
     let sink = Sink::default();
-    let log = AccessLog::to(sink.clone(), AccessLogStyle::Plain).unwrap();
+    let log = AccessLog::new(LogFormat::uvicorn(), sink.clone()).unwrap();
     let mut bench = Bench::logging(World::Loopback, HttpSettings::default(), Some(log));
     let mut client = bench.connect();
     let Peer::Loopback { stream, .. } = &client.peer else { unreachable!("the loopback's peers are real") };

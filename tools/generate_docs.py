@@ -1,6 +1,6 @@
 """Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`,
-`docs/socket-options.md`, from those of `SocketOptions`, and `docs/http-conformance.md`, from what the servers made of
-tests/python/conformance.
+`docs/socket-options.md`, from those of `SocketOptions`, `docs/kernel-parameters.md`, from the parameters that
+`penstock tune` knows, and `docs/http-conformance.md`, from what the servers made of tests/python/conformance.
 
     python tools/generate_docs.py
 
@@ -20,7 +20,9 @@ from penstock.socket_options import KNOWN, KnownOption, Number, SocketKind
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "tests" / "python"))
+sys.path.insert(0, str(ROOT / "tools"))
 
+import kernel_parameters  # noqa: E402
 from conformance import page as conformance  # noqa: E402
 
 _HEAD = """\
@@ -28,18 +30,25 @@ _HEAD = """\
 
 <!-- Made by `make docs` from python/penstock/config.py: change it there. -->
 
-Every setting can be given in three ways, of which the first that is there counts:
+Every setting can be given in four ways, of which the first that is there counts:
 
 1. on the command line: `penstock serve main:app --timeout-keep-alive 10`
 2. in the environment: `PENSTOCK_TIMEOUT_KEEP_ALIVE=10 penstock serve main:app`
-3. its default.
+3. in a file of Python that `-c` names, gunicorn's or one with these names: `timeout_keep_alive_s = 10`
+4. its default.
+
+`penstock serve --print-config` prints them all, each with where it came from. `penstock serve --check-config main:app`
+says everything that a start would stumble over (every wrong setting, a file that is not there, an application that
+cannot be imported, an address that cannot be had) and ends with that start's exit status, or with 0. It opens no
+listener and runs no lifespan.
 
 In a program each is a keyword argument, under its field's name:
 `penstock.run("main:app", timeout_keep_alive_s=10)`. The environment is not read then. Names that end in `_s` are in
 seconds. A variable for a switch takes `1`, `true`, `yes`, `on` or `0`, `false`, `no`, `off`; an empty variable counts
-as none.
+as none. What can be given several times is separated there by semicolons (`--bind` by commas, `--header` by line ends).
 
-`--host` and `--port`, `--uds`, and `--fd` are three answers to the same question: giving two of them is an error.
+`--host` and `--port`, `--uds`, `--fd`, and `--bind` are four answers to the same question: giving two of them is an
+error.
 """
 
 
@@ -70,7 +79,7 @@ def _variables(known: Setting) -> str:
 
 
 def _default(known: Setting) -> str:
-    if isinstance(known.kind, Switch):
+    if isinstance(known.kind, Switch) and known.default is not None:
         return "`true`" if known.default else "`false`"
     return "none" if known.default in (None, "", ()) else f"`{known.default}`"
 
@@ -143,6 +152,7 @@ def _socket_option_entry(known: KnownOption, level: str, effect: str) -> str:
 PAGES = {
     DOCS / "settings.md": settings_page,
     DOCS / "socket-options.md": socket_options_page,
+    DOCS / "kernel-parameters.md": kernel_parameters.page,
     DOCS / "http-conformance.md": conformance.page,
 }
 

@@ -367,6 +367,7 @@ impl Application {
                     self.step(server, io, token);
                 }
             }
+            HttpEvent::LogTrouble => {}
             HttpEvent::Quiet => self.is_quiet = true,
         }
     }

@@ -22,6 +22,7 @@ pub fn check(data: &[u8]) {
         whole_body_bytes: (flags & 8 != 0).then_some(u64::from(whole_bytes)),
         date: (flags & 16 != 0).then(|| dates.at(u64::from(whole_bytes))),
         server: (flags & 32 != 0).then_some(b"penstock"),
+        lines: b"",
     };
     // Half of the room of 16 bits is no status at all; the fuzzer is to spend itself elsewhere.
     let status = if flags & 64 != 0 { status } else { 100 + status % 900 };

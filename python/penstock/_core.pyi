@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypedDict, final
 
 from .config import ServerConfig
+from .logs import AccessLogPlan
 
 __version__: Final[str]
 """The version of the binary, which is that of the package."""
@@ -71,8 +72,13 @@ class Reactor:
         descriptor that does not listen.
         """
 
-    def remove_listeners(self) -> None:
-        """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken."""
+    def remove_listeners(self, last: bool = False) -> None:
+        """Stop accepting: close this reactor's descriptors of its listeners, once what waits at them has been taken.
+
+        As the `last` who holds them it lets nobody new in from now on, and takes a tenth of a second or two for those
+        whose handshake is under way, so that nobody who could connect is reset. Never say so of a listener that another
+        process holds: it would get no more connections.
+        """
 
     def drain(self) -> None:
         """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called.
@@ -108,14 +114,19 @@ class MainReactor:
         ValueError if another listener has the number, RuntimeError once stopped.
         """
 
-    def remove_listener(self, number: int) -> None:
-        """Accept no more from this listener. On return all that its clients believe accepted has been handed over.
+    def remove_listener(self, number: int, last: bool = False) -> None:
+        """Accept no more from this listener; `last` as for `Reactor.remove_listeners`.
+
+        On return all that its clients believe accepted has been handed over.
 
         Raises ValueError if there is none of this number, RuntimeError once stopped.
         """
 
-    def stop(self) -> None:
-        """Remove every listener and end the thread. Again: to no effect. Raises the OSError that ended it early."""
+    def stop(self, last: bool = False) -> None:
+        """Remove every listener, as `Reactor.remove_listeners` does, and end the thread. Again: to no effect.
+
+        Raises the OSError that ended it early.
+        """
 
     @property
     def deserted(self) -> bool:
@@ -139,14 +150,14 @@ class AsgiServer:
         report: Callable[[str, BaseException | None], object],
         on_quiet: Callable[[], object],
         state: dict[str, Any] | None = None,
-        access_log: tuple[int, bool] | None = None,
+        access_log: AccessLogPlan | None = None,
     ) -> AsgiServer:
         """Made within the context that every request's is a copy of.
 
         `listeners`: for each, in the order in which they will be added, its scheme and its address for the scope.
         `report`: called with what went wrong in the application. `on_quiet`: called when a drained server has nothing
-        more to do. `state`: the lifespan's, copied into every scope. `access_log`: the descriptor it goes to, and
-        whether that is a terminal.
+        more to do. `state`: the lifespan's, copied into every scope. `access_log`: what each
+        line looks like, and where it goes. Raises ValueError for a format that is none.
         """
 
     def suspended_tasks(self) -> list[asyncio.Task[None]]:
@@ -169,15 +180,23 @@ class HttpCycle:
         of order or form, and ClientDisconnected, an OSError, once nothing can be sent any more.
         """
 
+def check_access_log_format(format: str) -> None:
+    """Raise ValueError if `format` cannot be that of an access log."""
+
+def reopen_access_logs() -> None:
+    """Have every access log of this process that goes to a file of a name open it anew. From any thread."""
+
 class LatencyReport(TypedDict):
     """How long answers took, in microseconds."""
 
     count: int
     mean: float
     p50: float
+    p75: float
     p90: float
     p99: float
     p99_9: float
+    p99_99: float
     max: float
 
 class TargetReport(TypedDict):
@@ -194,14 +213,21 @@ class TargetReport(TypedDict):
     latency_us: LatencyReport
 
 class LoadReport(TypedDict):
-    """What a load came to; `rate` in answers a second."""
+    """What a load came to; `rate` in answers a second.
+
+    `answers` are all good ones, those of the warm-up included; `answers_in_time` those of the measured time. The
+    buckets of `histogram_us` are latencies in microseconds, and how many took at most that, and more than the one
+    before.
+    """
 
     duration_s: float
     answers: int
+    answers_in_time: int
     errors: int
     reconnects: int
     rate: float
     latency_us: LatencyReport
+    histogram_us: list[tuple[float, int]]
     targets: list[TargetReport]
 
 def run_http_load(
@@ -215,14 +241,23 @@ def run_http_load(
     duration_s: float = 3.0,
     warm_up_s: float = 0.0,
     answer_timeout_s: float = 10.0,
+    method: str | None = None,
+    host_header: str | None = None,
+    headers: Sequence[tuple[str, str]] = ...,
+    body: bytes | None = None,
+    statuses: tuple[int, int] = ...,
+    progress: Callable[[float, int, int], object] | None = None,
 ) -> LoadReport:
     """Load the HTTP server at `host:port` and tell what it answered.
 
     `targets` are `(path, weight, body_bytes)`: the connections are shared by weight, and a target with a body is
     POSTed to. Without `rate` the loop is closed: each connection asks again once it was answered (`pipeline` requests
-    at a time); with it, that many requests a second are due in all, and each latency counts from then. Raises
-    ValueError for an impossible plan and ConnectionError when there is no server; requests that fail are counted by
-    kind.
+    at a time); with it, that many requests a second are due in all, and each latency counts from then.
+
+    `method`, `host_header`, `headers` and `body` are every request's; an answer is good if its status is within
+    `statuses`. About ten times a second `progress` is called with the seconds so far, the good answers and the errors.
+    Raises ValueError for an impossible plan and ConnectionError when there is no server; requests that fail are
+    counted by kind.
     """
 
 def socket_option_table() -> list[tuple[str, str, str, str]]:

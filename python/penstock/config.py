@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
+from . import bind
 from .errors import ConfigError
 from .static import SYNTAX, StaticMount, mounts_from, refuse_repetition
 
@@ -32,8 +35,9 @@ class Kind:
     """What values a setting can have: how to read one from text, how to check one, how to tell a person."""
 
     metavar: ClassVar[str]
-    # Given several times, it has several values: a tuple. In the environment they are separated by semicolons.
+    # Given several times, it has several values: a tuple. In one text they are separated by `separator`.
     is_repeatable: ClassVar[bool] = False
+    separator: ClassVar[str] = ";"
 
     @property
     def expectation(self) -> str:
@@ -42,6 +46,11 @@ class Kind:
     def parse(self, text: str) -> object:
         """The value that `text` stands for; `ValueError` if none."""
         return text
+
+    def parse_one(self, text: str) -> tuple[object, ...]:
+        """One of several values, which may hold the separator. `ValueError` if it is none."""
+        value = self.parse(text)
+        return value if isinstance(value, tuple) else (value,)
 
     def accepts(self, value: object) -> bool:
         raise NotImplementedError
@@ -190,28 +199,104 @@ class Mounts(Kind):
         return SYNTAX
 
     def parse(self, text: str) -> object:
-        return tuple(StaticMount.parse(each) for each in text.split(";") if each.strip())
+        return tuple(StaticMount.parse(each) for each in text.split(self.separator) if each.strip())
 
     def accepts(self, value: object) -> bool:
         return isinstance(value, tuple) and all(isinstance(mount, StaticMount) for mount in value)
 
 
 @dataclass(frozen=True)
-class SocketOptionTexts(Kind):
-    """Checked here, and read where sockets are made: the options themselves are known to `socket_options`."""
+class Texts(Kind):
+    """Several texts, each of which must be something."""
 
-    metavar: ClassVar[str] = "NAME=VALUE"
+    metavar: ClassVar[str] = "TEXT"
     is_repeatable: ClassVar[bool] = True
+    what: str = "texts"
 
     @property
     def expectation(self) -> str:
-        return "name=value, such as receive-buffer-bytes=1048576"
+        return self.what
 
     def parse(self, text: str) -> object:
-        return tuple(each.strip() for each in text.split(";") if each.strip())
+        return tuple(each.strip() for each in text.split(self.separator) if each.strip())
+
+    def parse_one(self, text: str) -> tuple[object, ...]:
+        return (text.strip(),)
 
     def accepts(self, value: object) -> bool:
-        return isinstance(value, tuple) and all(isinstance(text, str) and "=" in text for text in value)
+        return isinstance(value, tuple) and all(isinstance(each, str) and self.accepts_one(each) for each in value)
+
+    def accepts_one(self, text: str) -> bool:
+        return text != "" and "\0" not in text
+
+
+@dataclass(frozen=True)
+class Directories(Texts):
+    metavar: ClassVar[str] = "DIR"
+
+
+@dataclass(frozen=True)
+class Patterns(Texts):
+    metavar: ClassVar[str] = "PATTERN"
+
+
+@dataclass(frozen=True)
+class Places(Texts):
+    metavar: ClassVar[str] = "ADDRESS"
+    separator: ClassVar[str] = ","
+    what: str = bind.SYNTAX
+
+    def accepts_one(self, text: str) -> bool:
+        try:
+            bind.parse(text)
+        except ValueError:
+            return False
+        return True
+
+
+LOG_FORMATS = ("auto", "uvicorn", "common", "combined", "json")
+# What the binary's own compiler takes; a test holds the two together.
+_LOG_TEMPLATE = re.compile(r"([^%]|%%|%\(([hlurtmUqHsBbfaTMDLp]|\{[^)]+\}[ioe])\)s)*")
+
+
+@dataclass(frozen=True)
+class LogFormat(Text):
+    metavar: ClassVar[str] = "FORMAT"
+    what: str = "auto, uvicorn, common, combined, json, or a template of atoms such as '%(h)s %(r)s %(s)s %(D)s'"
+
+    def accepts(self, value: object) -> bool:
+        if not isinstance(value, str) or not super().accepts(value):
+            return False
+        is_template = "%(" in value and value.isprintable() and _LOG_TEMPLATE.fullmatch(value) is not None
+        return value in LOG_FORMATS or is_template
+
+
+# RFC 9110 sections 5.1 and 5.5. What frames a message or concerns the connection is the server's own to say.
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e\x80-\xff]([ \t\x21-\x7e\x80-\xff]*)?)?")
+_FRAMING = {"connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+
+
+@dataclass(frozen=True)
+class Headers(Texts):
+    metavar: ClassVar[str] = "NAME:VALUE"
+    # A header's value may well have a semicolon.
+    separator: ClassVar[str] = "\n"
+    what: str = "NAME:VALUE, a header that frames no message, such as X-Frame-Options:DENY"
+
+    def accepts_one(self, text: str) -> bool:
+        found = _HEADER.fullmatch(text)
+        return found is not None and found[1].lower() not in _FRAMING
+
+
+@dataclass(frozen=True)
+class SocketOptionTexts(Texts):
+    """Checked here, and read where sockets are made: the options themselves are known to `socket_options`."""
+
+    metavar: ClassVar[str] = "NAME=VALUE"
+    what: str = "name=value, such as receive-buffer-bytes=1048576"
+
+    def accepts_one(self, text: str) -> bool:
+        return "=" in text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +325,15 @@ class Setting:
 
     def parse(self, text: str, *, called: str | None = None) -> object:
         """The value that `text` stands for, checked; `called` is what the user knows the setting by."""
+        return self._read(self.kind.parse, text, called)
+
+    def parse_one(self, text: str, *, called: str | None = None) -> tuple[Any, ...]:
+        """The same for one of several values."""
+        return self._read(self.kind.parse_one, text, called)
+
+    def _read(self, parse: Callable[[str], Any], text: str, called: str | None) -> Any:
         try:
-            value = self.kind.parse(text)
+            value = parse(text)
         except ValueError:
             raise self.wrong(text, called=called) from None
         self.check(value, came=text, called=called)
@@ -297,6 +389,13 @@ class ServerConfig:
         group=WHERE,
         help="Listen on this inherited descriptor, a listening stream socket, instead of a port.",
     )
+    bind: Sequence[str] = setting(
+        (),
+        Places(),
+        group=WHERE,
+        help="Listen here, in place of --host and --port: HOST:PORT, unix:PATH, or fd://N for an inherited descriptor. "
+        "Repeatable.",
+    )
     backlog: int = setting(
         4096,
         Integer(1, 65535),
@@ -330,6 +429,20 @@ class ServerConfig:
         help="ASGI root_path: where the application is mounted, if a proxy strips that prefix.",
     )
 
+    chdir: str | None = setting(
+        None,
+        FilePath(what="a directory"),
+        group=APPLICATION,
+        help="Change to this directory before anything else; other relative paths are then counted from it.",
+    )
+    env_file: str | None = setting(
+        None,
+        FilePath(what="a file of NAME=VALUE lines"),
+        group=APPLICATION,
+        help="Put this file's variables into the environment, for the settings and for the application. A variable "
+        "that is there already stays.",
+    )
+
     timeout_keep_alive_s: float = setting(
         5.0,
         Seconds(0, 86_400),
@@ -350,6 +463,12 @@ class ServerConfig:
     )
     server_header: bool = setting(True, Switch(), group=CONNECTIONS, help="Send a Server header by default.")
     date_header: bool = setting(True, Switch(), group=CONNECTIONS, help="Send a Date header by default.")
+    header: Sequence[str] = setting(
+        (),
+        Headers(),
+        group=CONNECTIONS,
+        help="Send this header with every response. Repeatable; in the environment each on a line of its own.",
+    )
 
     timeout_header_s: float = setting(
         10.0,
@@ -474,13 +593,47 @@ class ServerConfig:
         help="Log messages of this weight and above.",
     )
     access_log: bool = setting(True, Switch(), group=LOGGING, help="Log one line for every request.")
+    access_logfile: str | None = setting(
+        None,
+        FilePath(what="a file, or - for standard output"),
+        group=LOGGING,
+        help="Write the access log to this file, which is opened anew on SIGUSR1, instead of to standard output.",
+    )
+    access_logformat: str = setting(
+        "auto",
+        LogFormat(),
+        group=LOGGING,
+        help="What a line of the access log looks like: uvicorn, common, combined, json, or a template of gunicorn's "
+        "atoms (docs/logging.md). auto is uvicorn on standard output and combined in a file.",
+    )
+    error_logfile: str | None = setting(
+        None,
+        FilePath(what="a file, or - for standard error"),
+        group=LOGGING,
+        help="Write what the server has to say to this file, which may be rotated at any time, instead of to standard "
+        "error.",
+    )
+    log_config: str | None = setting(
+        None,
+        FilePath(what="a file of Python's logging configuration: .ini, .json or .yaml"),
+        group=LOGGING,
+        help="Set up Python's logging from this file: .json and .yaml as dictConfig takes it, any other as fileConfig "
+        "does. The loggers are penstock.error and penstock.access.",
+    )
+    use_colors: bool | None = setting(
+        None, Switch(), group=LOGGING, help="Write in colours; without this option, on a terminal whose user wants any."
+    )
 
     def __post_init__(self) -> None:
-        # A program may write mounts as text.
+        # A program may write mounts as text, and several values as a list.
         object.__setattr__(self, "static", _checked_mounts(self.static))
         for name, known in SETTINGS.items():
+            if isinstance(known.kind, Texts) and isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
             known.check(getattr(self, name))
-        refuse_contradictions(name for name, known in SETTINGS.items() if getattr(self, name) != known.default)
+        refuse_contradictions(
+            {name: getattr(self, name) for name, known in SETTINGS.items() if getattr(self, name) != known.default}
+        )
 
 
 def _checked_mounts(given: Any) -> tuple[StaticMount, ...]:
@@ -502,26 +655,70 @@ def _settings_of(config: type[ServerConfig]) -> dict[str, Setting]:
 # Every setting by its field's name, in the order of the fields.
 SETTINGS: Mapping[str, Setting] = _settings_of(ServerConfig)
 
-# Each pair says where to listen in two ways at once.
-_CONTRADICTIONS = (("uds", "fd"), ("uds", "host"), ("uds", "port"), ("fd", "host"), ("fd", "port"))
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Two settings that cannot both be had, if their values are such."""
+
+    one: str
+    other: str
+    # With {one} and {other} for what the user has written.
+    words: str
+    applies: Callable[[Any, Any], bool] = lambda one, other: True
 
 
-def refuse_contradictions(given: Iterable[str], called: Mapping[str, str] | None = None) -> None:
-    """Refuse settings that exclude each other. `given` are those that somebody set, `called` what they wrote."""
+WHERE_SETTINGS = ("uds", "fd", "bind", "host", "port")
+_BOTH_SAY_WHERE = "{one} and {other} both say where to listen: give one of them"
+_CONTRADICTIONS = [
+    Contradiction(one, other, _BOTH_SAY_WHERE)
+    for one, other in itertools.combinations(WHERE_SETTINGS, 2)
+    if (one, other) != ("host", "port")
+] + [
+    Contradiction(
+        one,
+        "access_log",
+        "{one} asks for an access log and {other} for none: give one of them",
+        lambda _, wanted: not wanted,
+    )
+    for one in ("access_logfile", "access_logformat")
+]
+
+
+def contradictions(given: Mapping[str, Any], called: Mapping[str, str] | None = None) -> list[ConfigError]:
+    """What excludes each other. `given` are the settings that somebody has set, `called` what they wrote for them."""
     names = called or {}
-    present = set(given)
-    for one, other in _CONTRADICTIONS:
-        if one in present and other in present:
-            first, second = (names.get(name) or SETTINGS[name].flag for name in (one, other))
-            raise ConfigError(f"{first} and {second} both say where to listen: give one of them")
+    return [
+        ConfigError(
+            each.words.format(
+                **{
+                    place: names.get(name) or _spelt(name, given[name])
+                    for place, name in (("one", each.one), ("other", each.other))
+                }
+            )
+        )
+        for each in _CONTRADICTIONS
+        if each.one in given and each.other in given and each.applies(given[each.one], given[each.other])
+    ]
+
+
+def _spelt(name: str, value: object) -> str:
+    """A setting and this value of it, as a command line would have it."""
+    known = SETTINGS[name]
+    return known.off_flag if value is False and known.off_flag else known.flag
+
+
+def refuse_contradictions(given: Mapping[str, Any], called: Mapping[str, str] | None = None) -> None:
+    for error in contradictions(given, called):
+        raise error
 
 
 def settings_from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     """The settings that `PENSTOCK_*` variables give; an empty variable counts as none."""
-    found = ((name, known, _variable_of(known, environment)) for name, known in SETTINGS.items())
+    found = ((name, known, variable_of(known, environment)) for name, known in SETTINGS.items())
     return {name: known.parse(environment[called], called=called) for name, known, called in found if called}
 
 
-def _variable_of(known: Setting, environment: Mapping[str, str]) -> str | None:
+def variable_of(known: Setting, environment: Mapping[str, str]) -> str | None:
+    """The variable that gives this setting, if one does."""
     variables = (known.variable, known.other_variable)
     return next((variable for variable in variables if variable and environment.get(variable)), None)

@@ -85,7 +85,7 @@ def _import_module(name: str) -> ModuleType:
         line = f": {error.text.strip()}" if error.text else ""
         raise AppImportError(f"syntax error in {where}: {error.msg}{line}") from None
     except Exception as error:
-        details = _users_traceback(error)
+        details = users_traceback(error)
         if details is None and isinstance(error, ImportError):
             raise AppImportError(_missing_module(name, error)) from None
         raise AppImportError(
@@ -138,7 +138,7 @@ def _attribute(module: ModuleType, path: str) -> Any:
         except Exception as error:
             raise AppImportError(
                 f"reading {name} of {called} raised {type(error).__name__}{_first_line(error)}",
-                details=_users_traceback(error),
+                details=users_traceback(error),
             ) from None
         if following is _MISSING:
             hint = _did_you_mean(name, [other for other in dir(found) if not other.startswith("__")])
@@ -158,7 +158,7 @@ def _make(factory: Any, called: str) -> Any:
         return factory()
     except Exception as error:
         raise AppImportError(
-            f"factory {called} raised {type(error).__name__}{_first_line(error)}", details=_users_traceback(error)
+            f"factory {called} raised {type(error).__name__}{_first_line(error)}", details=users_traceback(error)
         ) from None
 
 
@@ -177,7 +177,7 @@ def _required_arguments(function: Any) -> list[str]:
     return [each.name for each in parameters if each.default is each.empty and each.kind not in optional]
 
 
-def _users_traceback(error: BaseException) -> str | None:
+def users_traceback(error: BaseException) -> str | None:
     """The traceback as the user's own code knows it, or None if none of that code ran."""
     told = traceback.TracebackException.from_exception(error)
     if not _keep_users_frames(told):

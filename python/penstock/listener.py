@@ -1,4 +1,4 @@
-"""Opens the listening sockets that a config asks for: a host and port, a Unix domain socket, or an inherited one.
+"""Opens the listening sockets that a config asks for: hosts and ports, Unix domain sockets, or inherited ones.
 
 The caller owns what it is given and closes it with `close_listeners`, which also removes the socket file of a Unix
 domain socket, if this process made it and it is still the same file. Nothing here waits for a connection.
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from . import bind
 from .config import ServerConfig
 from .errors import (
     AddressError,
@@ -39,25 +40,38 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 
 
-class UnixListener(socket.socket):
+class OwnListener(socket.socket):
+    """A listening socket that this server opened, and knows by which process."""
+
+    def __init__(self, family: socket.AddressFamily) -> None:
+        super().__init__(family, socket.SOCK_STREAM)
+        self._opener = os.getpid()
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """False in a child, whose parent holds the listener, too."""
+        return self._opener == os.getpid()
+
+
+class UnixListener(OwnListener):
     """A listening Unix domain socket that removes its file when the process that made it closes it."""
 
     def __init__(self) -> None:
-        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._made: tuple[int, str, tuple[int, int]] | None = None
+        super().__init__(socket.AF_UNIX)
+        self._made: tuple[str, tuple[int, int]] | None = None
 
     def bind_file(self, path: str) -> None:
         self.bind(path)
         # Absolute: the application may change the working directory.
-        self._made = (os.getpid(), os.path.abspath(path), _identity(path))
+        self._made = (os.path.abspath(path), _identity(path))
         os.chmod(path, UDS_MODE)
 
     def close(self) -> None:
         made, self._made = self._made, None
-        if made is not None and made[0] == os.getpid():
+        if made is not None and self.is_of_this_process:
             with suppress(OSError):
-                if _identity(made[1]) == made[2]:
-                    os.unlink(made[1])
+                if _identity(made[0]) == made[1]:
+                    os.unlink(made[0])
         super().close()
 
 
@@ -67,11 +81,62 @@ def open_listeners(config: ServerConfig) -> list[socket.socket]:
     Raises `AddressError` or one of its kinds, and then leaves nothing open.
     """
     options = _options(config.socket_option)
+    listeners: list[socket.socket] = []
+    try:
+        for place in places(config):
+            listeners += _listen_at(place, config.backlog, options)
+    except BaseException:
+        close_listeners(listeners)
+        raise
+    return listeners
+
+
+def places(config: ServerConfig) -> list[bind.Place]:
+    """Where this config says to listen."""
+    if config.bind:
+        return [bind.parse(each) for each in config.bind]
     if config.fd is not None:
-        return [_adopt(config.fd, options)]
+        return [bind.InheritedPlace(config.fd)]
     if config.uds is not None:
-        return [_listen_unix(config.uds, config.backlog, options)]
-    return _listen_tcp(config.host, config.port, config.backlog, options)
+        return [bind.UnixPlace(config.uds)]
+    return [bind.TcpPlace(config.host, config.port)]
+
+
+def _listen_at(place: bind.Place, backlog: int, options: SocketOptions) -> list[socket.socket]:
+    match place:
+        case bind.InheritedPlace(fd):
+            return [_adopt(fd, options)]
+        case bind.UnixPlace(path):
+            return [_listen_unix(path, backlog, options)]
+        case bind.TcpPlace(host, port):
+            return _listen_tcp(host, port, backlog, options)
+
+
+def try_addresses(config: ServerConfig) -> None:
+    """Whether all could be listened on, if nobody did; nothing is listened on, or left behind.
+
+    Raises `AddressError`; not for an address in use, which the server about to be replaced may have.
+    """
+    options = _options(config.socket_option)
+    for place in places(config):
+        with suppress(AddressInUse):
+            _try(place, options)
+
+
+def _try(place: bind.Place, options: SocketOptions) -> None:
+    match place:
+        case bind.InheritedPlace(fd):
+            _adopt(fd, options).detach()
+        case bind.UnixPlace(path):
+            _refuse_long_path(path)
+            directory = os.path.dirname(os.path.abspath(path))
+            if not os.path.isdir(directory):
+                raise _unix_error(OSError(errno.ENOENT, ""), path)
+            if not os.access(directory, os.W_OK | os.X_OK):
+                raise _unix_error(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
+        case bind.TcpPlace(host, port):
+            # A backlog of None: bound, and not listening.
+            close_listeners(_listen_tcp(host, port, None, options))
 
 
 def _options(written: tuple[str, ...]) -> SocketOptions:
@@ -87,6 +152,11 @@ def close_listeners(listeners: Iterable[socket.socket]) -> None:
         listener.close()
 
 
+def is_last_holder(listeners: Iterable[socket.socket]) -> bool:
+    """Whether no other process can have these listeners: none was inherited, and this one opened them."""
+    return all(isinstance(each, OwnListener) and each.is_of_this_process for each in listeners)
+
+
 def describe(listener: socket.socket) -> str:
     """Where a listener listens, as a person would write it: `http://127.0.0.1:8000`, `unix:/run/app.sock`."""
     name = listener.getsockname()
@@ -96,7 +166,7 @@ def describe(listener: socket.socket) -> str:
     return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
-def _listen_tcp(host: str, port: int, backlog: int, options: SocketOptions) -> list[socket.socket]:
+def _listen_tcp(host: str, port: int, backlog: int | None, options: SocketOptions) -> list[socket.socket]:
     addresses = _look_up(host, port)
     attempts = _FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1
     while True:
@@ -122,7 +192,7 @@ def _look_up(host: str, port: int) -> list[Address]:
 
 
 def _listen_on_each(
-    addresses: list[Address], backlog: int, options: SocketOptions, listeners: list[socket.socket]
+    addresses: list[Address], backlog: int | None, options: SocketOptions, listeners: list[socket.socket]
 ) -> None:
     """Append a listener for each address; one that this machine lacks is left out while another is had."""
     lacking: tuple[Address, OSError] | None = None
@@ -141,9 +211,9 @@ def _listen_on_each(
 
 
 def _bind_tcp(
-    family: socket.AddressFamily, address: tuple[Any, ...], backlog: int, options: SocketOptions
+    family: socket.AddressFamily, address: tuple[Any, ...], backlog: int | None, options: SocketOptions
 ) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = OwnListener(family)
     try:
         # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -152,7 +222,8 @@ def _bind_tcp(
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         options.set_on(listener, SocketKind.TCP_LISTENER)
         listener.bind(address)
-        listener.listen(backlog)
+        if backlog is not None:
+            listener.listen(backlog)
         listener.setblocking(False)
     except BaseException:
         listener.close()
@@ -174,11 +245,7 @@ def _tcp_error(error: OSError, host: str, port: int) -> AddressError:
 
 
 def _listen_unix(path: str, backlog: int, options: SocketOptions) -> socket.socket:
-    length = len(os.fsencode(path))
-    if length > MAX_UDS_PATH_BYTES:
-        raise AddressUnavailable(
-            f"--uds: expected a path of at most {MAX_UDS_PATH_BYTES} bytes, got one of {length}: {path}"
-        )
+    _refuse_long_path(path)
     _remove_stale(path)
     listener = UnixListener()
     try:
@@ -193,6 +260,14 @@ def _listen_unix(path: str, backlog: int, options: SocketOptions) -> socket.sock
         listener.close()
         raise
     return listener
+
+
+def _refuse_long_path(path: str) -> None:
+    length = len(os.fsencode(path))
+    if length > MAX_UDS_PATH_BYTES:
+        raise AddressUnavailable(
+            f"--uds: expected a path of at most {MAX_UDS_PATH_BYTES} bytes, got one of {length}: {path}"
+        )
 
 
 def _remove_stale(path: str) -> None:

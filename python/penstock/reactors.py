@@ -145,10 +145,11 @@ class ReactorGroup:
             await self._until(None)
             logs.error_logger.info("Shutting down")
         finally:
-            # The main reactor's own descriptors are the last of a listener, if no other process has it: so clients are
-            # let in until the moment at which it takes those who wait, and are refused from then on.
+            # The main reactor's own descriptors are the last of a listener, if no other process has it: it lets nobody
+            # in from here on, and takes those who wait.
+            is_last = listener.is_last_holder(self.listeners)
             listener.close_listeners(self.listeners)
-            main_reactor.stop()
+            main_reactor.stop(last=is_last)
 
     async def _until(self, event: asyncio.Future[Any] | None) -> bool:
         """Wait for the event, for the time to stop, or for the end of a reactor. Whether it was the event."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from typing import Any, Concatenate, ParamSpec
 
 from .config import ServerConfig
+from .errors import ConfigError
 
 Settings = ParamSpec("Settings")
 Runner = Callable[["str | Callable[..., Any]", ServerConfig], None]
@@ -33,14 +35,43 @@ def _with_settings_of(
     return decorate
 
 
-def start(app: str | Callable[..., Any], config: ServerConfig) -> None:
-    """Set up logging and the module search path, then serve until stopped."""
-    from . import importer, logs, server, static
+def prepare(app: str | Callable[..., Any], config: ServerConfig) -> ServerConfig:
+    """Set up the working directory, logging and the module search path; the config with what has been looked up."""
+    from . import env_file, importer, logs, static
 
+    if config.chdir is not None:
+        _change_directory(config.chdir)
+    if config.env_file is not None:
+        env_file.load(config.env_file, os.environ)
     config = dataclasses.replace(config, static=static.resolve(config.static))
-    logs.configure(level=config.log_level, access_log=config.access_log)
+    logs.configure(
+        level=config.log_level,
+        access_log=config.access_log,
+        use_colors=config.use_colors,
+        error_logfile=config.error_logfile,
+        log_config=config.log_config,
+    )
+    if config.access_log:
+        logs.check_access_logfile(config.access_logfile)
     if isinstance(app, str):
         importer.add_app_dir(config.app_dir)
+    return config
+
+
+def _change_directory(path: str) -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise ConfigError(f"--chdir: cannot go to {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+def start(app: str | Callable[..., Any], config: ServerConfig, *, notes: Iterable[str] = ()) -> None:
+    """Serve until stopped. `notes` are logged first."""
+    from . import logs, server
+
+    config = prepare(app, config)
+    for note in notes:
+        logs.error_logger.warning("%s", note)
     server.serve(app, config)
 
 

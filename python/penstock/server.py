@@ -12,7 +12,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
@@ -36,6 +35,7 @@ def serve(app: str | Callable[..., Any], config: ServerConfig) -> None:
             runner.run(_serve(application, listeners, config))
     finally:
         listener.close_listeners(listeners)
+        logs.await_last_records()
 
 
 async def _serve(app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
@@ -103,19 +103,19 @@ class Worker:
         self._stop.set()
 
     def _attach(self, loop: EventLoop, state: dict[str, Any]) -> _core.AsgiServer:
-        config = self.config
-        server = _core.AsgiServer(
-            loop.reactor,
-            self.app,
-            loop,
-            config,
-            listeners=[("http", _scope_address(each)) for each in self.listeners],
-            report=_report,
-            on_quiet=self._quiet.set,
-            state=state,
-            access_log=_access_log(config),
-        )
-        loop.reactor.attach_asgi(server)
+        with logs.access_log_plan(self.config) as access_log:
+            server = _core.AsgiServer(
+                loop.reactor,
+                self.app,
+                loop,
+                self.config,
+                listeners=[("http", _scope_address(each)) for each in self.listeners],
+                report=_report,
+                on_quiet=self._quiet.set,
+                state=state,
+                access_log=access_log,
+            )
+            loop.reactor.attach_asgi(server)
         return server
 
     def let_in(self, loop: EventLoop) -> None:
@@ -127,10 +127,11 @@ class Worker:
     def let_nobody_in(self, loop: EventLoop) -> None:
         """It is time to stop: connections come no more."""
         logs.error_logger.info("Shutting down")
-        # The reactor's own descriptors are the last of a listener, if no other process has it: so clients are let in
-        # until the moment at which it takes those who wait, and are refused from then on.
+        # The reactor's own descriptors are the last of a listener, if no other process has it: it lets nobody in from
+        # here on, and takes those who wait.
+        is_last = listener.is_last_holder(self.listeners)
         listener.close_listeners(self.listeners)
-        loop.reactor.remove_listeners()
+        loop.reactor.remove_listeners(last=is_last)
 
     async def _drain(self, loop: EventLoop, server: _core.AsgiServer) -> None:
         """Let the requests under way finish, and end those that take too long."""
@@ -166,12 +167,13 @@ def stopping_on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    for each in _STOP_SIGNALS:
-        loop.add_signal_handler(each, stop)
+    handlers = {**dict.fromkeys(_STOP_SIGNALS, stop), signal.SIGUSR1: _core.reopen_access_logs}
+    for each, handler in handlers.items():
+        loop.add_signal_handler(each, handler)
     try:
         yield
     finally:
-        for each in _STOP_SIGNALS:
+        for each in handlers:
             loop.remove_signal_handler(each)
 
 
@@ -220,14 +222,3 @@ def _scope_address(each: socket.socket) -> tuple[str, int | None] | None:
     if each.family in (socket.AF_INET, socket.AF_INET6):
         return (str(name[0]), int(name[1]))
     return (os.fsdecode(name), None)
-
-
-def _access_log(config: ServerConfig) -> tuple[int, bool] | None:
-    """Where the access log goes, and whether that is a terminal."""
-    if not config.access_log or not logs.access_logger.isEnabledFor(logs.LEVELS["info"]):
-        return None
-    try:
-        fd = sys.stdout.fileno()
-    except (AttributeError, OSError, ValueError):
-        return None
-    return fd, logs.is_colourful(sys.stdout)

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::buffer::{BufferPool, Lease, Owner, SegmentQueue};
 use super::channel::{Channel, ChannelKind};
+use super::gate;
 use super::mailbox::{MailSender, Mailbox};
 use super::poller::{Completion, Poller, Readiness, SendOutcome};
 use super::slab::Slab;
@@ -27,6 +28,8 @@ pub const LOW_WATERMARK_BYTES: usize = 16 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a listener rests after the process ran out of descriptors, unless a connection closes before.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
+/// How long a listener whose gate is shut waits for the rest of handshakes that were under way: a round trip.
+const HANDSHAKE_TIME: Duration = Duration::from_millis(100);
 /// What one turn takes out of the mailbox, so that busy senders do not hold up the connections.
 const MAX_MAIL_PER_TURN: usize = 1024;
 /// What a listener that is removed may leave in the kernel's queue: the largest backlog there is.
@@ -41,6 +44,15 @@ pub enum CloseReason {
     Aborted,
     /// The peer reset it or vanished, with this errno.
     Failed(i32),
+}
+
+/// Who has a listener's socket when it is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// Perhaps another process: it goes on letting peers in.
+    Shared,
+    /// This reactor alone: nobody is let in any more.
+    Last,
 }
 
 /// What a reactor serves: told what happened, it acts through [`Io`]. All calls are on the reactor's thread,
@@ -92,6 +104,8 @@ pub struct Io<C> {
     resting_listeners: Vec<Token>,
     /// Removed listeners, to be closed at the end of the next turn.
     leaving_listeners: Vec<Token>,
+    /// Listeners whose gate is shut, before they leave.
+    shut_listeners: usize,
     reserve: Option<OwnedFd>,
     started: Instant,
     now: Instant,
@@ -127,6 +141,7 @@ impl<C: Default> Io<C> {
             lingering: 0,
             resting_listeners: Vec::new(),
             leaving_listeners: Vec::new(),
+            shut_listeners: 0,
             reserve: reserve_descriptor(),
             started: now,
             now,
@@ -181,20 +196,43 @@ impl<C: Default> Io<C> {
         }
     }
 
-    /// Stop accepting, and close this reactor's descriptor of the listener at the end of the next turn. Until then
-    /// `accepted` is told what peers believe accepted: whatever waits in the poller or in the kernel's queue.
-    pub fn remove_listener(&mut self, token: Token) {
+    /// Stop accepting, and close this reactor's descriptor of the listener. Until then `accepted` is told what peers
+    /// believe accepted: whatever waits in the poller or in the kernel's queue.
+    ///
+    /// As one of several holders that is done with the next turn. The last one lets nobody new in at once, and waits
+    /// `HANDSHAKE_TIME` for those on their way: no peer that saw its connect succeed is reset.
+    pub fn remove_listener(&mut self, token: Token, hold: Hold) {
         let Some(channel) = self.channels.get_mut(token).filter(|channel| !channel.flags.closing) else { return };
         debug_assert_eq!(channel.kind, ChannelKind::Listener);
         channel.flags.closing = true;
-        self.poller.stop_accept(token, channel.fd);
-        self.resting_listeners.retain(|&resting| resting != token);
-        self.leaving_listeners.push(token);
+        // Without a gate that the kernel knows (simulated listeners have none), what arrives at the last moment is reset.
+        if hold == Hold::Last && gate::shut(channel.fd).is_ok() {
+            self.shut_listeners += 1;
+            self.resting_listeners.retain(|&resting| resting != token);
+            self.set_deadline(token, HANDSHAKE_TIME);
+        } else {
+            self.begin_leaving(token);
+        }
+    }
+
+    /// Whoever was on the way has arrived at a listener whose gate is shut.
+    fn end_of_shut(&mut self, token: Token) {
+        self.shut_listeners -= 1;
+        self.begin_leaving(token);
+    }
+
+    /// Accept no more; what the poller has accepted by now comes with the next turn.
+    fn begin_leaving(&mut self, token: Token) {
+        if let Some(fd) = self.fd(token) {
+            self.poller.stop_accept(token, fd);
+            self.resting_listeners.retain(|&resting| resting != token);
+            self.leaving_listeners.push(token);
+        }
     }
 
     /// Whether a removed listener's last connections are still to be told.
     pub fn has_leaving_listeners(&self) -> bool {
-        !self.leaving_listeners.is_empty()
+        self.shut_listeners > 0 || !self.leaving_listeners.is_empty()
     }
 
     fn close_listener(&mut self, token: Token) {
@@ -510,8 +548,12 @@ impl<C: Default> Io<C> {
     /// Out of descriptors: refuse one waiting peer with the reserve (it learns at once instead of hanging), then
     /// let the listener rest, or its level-triggered readiness would spin.
     fn rest_listener(&mut self, listener: Token) {
-        let Some(channel) = self.channels.get(listener).filter(|channel| !channel.flags.closing) else { return };
+        let Some(channel) = self.channels.get(listener) else { return };
         let fd = channel.fd;
+        if channel.flags.closing {
+            // `see_off` tries once more.
+            return self.poller.stop_accept(listener, fd);
+        }
         if self.reserve.take().is_some() {
             // SAFETY: accepts on a listener we own; a refused connection is closed at once.
             let refused = unsafe { libc::accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), libc::SOCK_CLOEXEC) };
@@ -809,6 +851,7 @@ impl<S: Service> EventLoop<S> {
             let Some(token) = self.io.channels.token_at(index) else { continue };
             let Some(channel) = self.io.channels.get(token) else { continue };
             match channel.kind {
+                ChannelKind::Listener if channel.flags.closing => self.io.end_of_shut(token),
                 ChannelKind::Listener => self.io.wake_listeners(),
                 _ if channel.flags.lingering => self.io.end(token, CloseReason::Finished),
                 _ if channel.flags.closed => {}

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::LoadError;
 use super::latency::Latencies;
-pub use super::plan::{HttpPlan, Pace, Target};
+pub use super::plan::{HttpPlan, Pace, RequestParts, Target};
 pub use super::report::{ErrorKind, Errors, HttpReport, TargetReport};
 use super::response::{Answer, KnownHead, ResponseReader};
 use crate::core::buffer::{BufferPool, Owner, SegmentQueue};
@@ -22,16 +22,24 @@ use crate::core::token::Token;
 
 /// Make the load and wait for its end.
 pub fn run(plan: &HttpPlan) -> Result<HttpReport, LoadError> {
-    run_until(plan, &mut || false)
+    run_until(plan, &mut |_| false)
 }
 
-/// As [`run`], asking `stop` about ten times a second whether to end at once.
-pub fn run_until(plan: &HttpPlan, stop: &mut dyn FnMut() -> bool) -> Result<HttpReport, LoadError> {
+/// How far a run is, since its first request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Progress {
+    pub elapsed: Duration,
+    pub answers: u64,
+    pub errors: u64,
+}
+
+/// As [`run`], telling `watch` about ten times a second how far it is, and ending at once if that says so.
+pub fn run_until(plan: &HttpPlan, watch: &mut dyn FnMut(Progress) -> bool) -> Result<HttpReport, LoadError> {
     plan.check()?;
     let mut poller =
         poller::open(PollerKind::Auto).map_err(|source| LoadError::Kernel { doing: "making a poller", source })?;
     let mut run = Run::open(plan, poller.as_mut())?;
-    run.turn_until_done(stop)?;
+    run.turn_until_done(watch)?;
     Ok(run.into_report())
 }
 
@@ -135,7 +143,7 @@ impl<'a> Run<'a> {
         self.started.elapsed().as_nanos() as u64
     }
 
-    fn turn_until_done(&mut self, stop: &mut dyn FnMut() -> bool) -> Result<(), LoadError> {
+    fn turn_until_done(&mut self, watch: &mut dyn FnMut(Progress) -> bool) -> Result<(), LoadError> {
         let drained_ns = self.ends_ns + self.plan.answer_timeout.as_nanos() as u64;
         let (mut completions, mut next_sweep_ns) = (Vec::with_capacity(1024), SWEEP_NS);
         loop {
@@ -157,10 +165,18 @@ impl<'a> Run<'a> {
             if now_ns >= next_sweep_ns {
                 next_sweep_ns = now_ns + SWEEP_NS;
                 self.sweep(now_ns)?;
-                if stop() {
+                if watch(self.progress(now_ns)) {
                     return Err(LoadError::Interrupted);
                 }
             }
+        }
+    }
+
+    fn progress(&self, now_ns: u64) -> Progress {
+        Progress {
+            elapsed: Duration::from_nanos(now_ns),
+            answers: self.lanes.iter().map(|lane| lane.report.answers).sum(),
+            errors: self.lanes.iter().map(|lane| lane.report.errors.total()).sum(),
         }
     }
 
@@ -316,13 +332,15 @@ impl<'a> Run<'a> {
             self.reopen(index);
             return false;
         };
-        if answer.status == 200 {
+        if self.plan.statuses.contains(&answer.status) {
             connection.answers += 1;
             report.answers += 1;
             report.body_bytes += answer.body_bytes;
             report.answers_in_time += u64::from((self.begins_ns..self.ends_ns).contains(&now_ns));
         } else {
-            report.errors.add(ErrorKind::Status, 1, || format!("status {}, expected 200", answer.status));
+            let (least, most) = (self.plan.statuses.start(), self.plan.statuses.end());
+            let expected = if least == most { least.to_string() } else { format!("{least} to {most}") };
+            report.errors.add(ErrorKind::Status, 1, || format!("status {}, expected {expected}", answer.status));
         }
         if asked.due_ns >= self.begins_ns {
             report.latencies.record_ns(now_ns.saturating_sub(asked.due_ns));
@@ -493,15 +511,21 @@ fn lane(plan: &HttpPlan, target: &Target, connections: usize) -> Lane {
 }
 
 fn request_bytes(plan: &HttpPlan, target: &Target) -> Vec<u8> {
-    let Target { path, body_bytes, .. } = target;
-    if *body_bytes == 0 {
-        return format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", plan.address).into_bytes();
+    let parts = &plan.parts;
+    let own_body = (target.body_bytes > 0).then(|| vec![b'x'; target.body_bytes]);
+    let body = parts.body.as_ref().or(own_body.as_ref());
+    let method = parts.method.as_deref().unwrap_or(if body.is_some() { "POST" } else { "GET" });
+    let host = parts.host.clone().unwrap_or_else(|| plan.address.to_string());
+    let mut request = format!("{method} {} HTTP/1.1\r\nHost: {host}\r\n", target.path).into_bytes();
+    let mut header = |name: &str, value: &str| request.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    parts.headers.iter().for_each(|(name, value)| header(name, value));
+    if let Some(body) = body {
+        if !parts.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            header("Content-Type", "application/octet-stream");
+        }
+        header("Content-Length", &body.len().to_string());
     }
-    let mut request = format!(
-        "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/octet-stream\r\nContent-Length: {body_bytes}\r\n\r\n",
-        plan.address
-    )
-    .into_bytes();
-    request.resize(request.len() + body_bytes, b'x');
+    request.extend_from_slice(b"\r\n");
+    request.extend_from_slice(body.map_or(&[], Vec::as_slice));
     request
 }

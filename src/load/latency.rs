@@ -42,6 +42,13 @@ impl Latencies {
         Duration::from_nanos(self.0.mean() as u64)
     }
 
+    /// How many took at most so long, and longer than the bucket before: buckets that double, from a microsecond to
+    /// the longest.
+    pub fn buckets(&self) -> Vec<(Duration, u64)> {
+        let doubling = self.0.iter_log(1_000, 2.0);
+        doubling.map(|at| (Duration::from_nanos(at.value_iterated_to() + 1), at.count_since_last_iteration())).collect()
+    }
+
     pub fn merge(&mut self, other: &Latencies) {
         self.0.add(&other.0).expect("every histogram here has the same bounds");
     }
@@ -69,6 +76,18 @@ mod tests {
         latencies.record_ns(u64::MAX);
         assert_eq!(latencies.count(), 1);
         assert!(latencies.max() >= Duration::from_nanos(MAX_NS));
+    }
+
+    #[test]
+    fn buckets_double_and_hold_every_latency() {
+        let mut latencies = Latencies::default();
+        [300, 1_500, 1_700, 90_000, 5_000_000].into_iter().for_each(|ns| latencies.record_ns(ns));
+        let buckets = latencies.buckets();
+        assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 5);
+        let microseconds = |at: usize| buckets[at].0.as_nanos() / 1_000;
+        assert_eq!((microseconds(0), microseconds(1), microseconds(2)), (1, 2, 4));
+        assert_eq!((buckets[0].1, buckets[1].1, buckets[2].1), (1, 2, 0));
+        assert!(buckets.last().unwrap().0 >= Duration::from_millis(5));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What an HTTP load is to be: whom to ask for what, how often and for how long. Checked before anything is opened.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::LoadError;
@@ -24,11 +25,60 @@ pub struct Target {
     pub body_bytes: usize,
 }
 
+/// What requests have beyond their target's path.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct RequestParts {
+    /// None is GET, or POST where there is a body.
+    pub method: Option<String>,
+    /// What the Host header says; None is the address.
+    pub host: Option<String>,
+    pub headers: Vec<(String, String)>,
+    /// Posted in place of the target's own.
+    pub body: Option<Vec<u8>>,
+}
+
+impl RequestParts {
+    /// Headers that say where a request ends are not for others to write.
+    const OURS: [&str; 3] = ["host", "content-length", "transfer-encoding"];
+
+    fn check(&self) -> Result<(), String> {
+        if let Some(method) = &self.method
+            && (!is_token(method) || ["HEAD", "CONNECT"].contains(&method.as_str()))
+        {
+            return Err(format!("method {method:?}; expected one whose answers have bodies, such as GET"));
+        }
+        for (name, value) in &self.headers {
+            if !is_token(name) || Self::OURS.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+                return Err(format!("header {name:?}; expected a token that is none of {}", Self::OURS.join(", ")));
+            }
+            if !is_field_value(value) {
+                return Err(format!("header {name} is {value:?}; expected visible characters, spaces and tabs"));
+            }
+        }
+        match &self.host {
+            Some(host) if !is_field_value(host) => Err(format!("host {host:?}; expected a name or an address")),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(token)
+}
+
+fn is_field_value(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+}
+
 /// What to ask of whom, for how long.
 #[derive(Clone, PartialEq, Debug)]
 pub struct HttpPlan {
     pub address: SocketAddr,
     pub targets: Vec<Target>,
+    pub parts: RequestParts,
+    /// An answer with another status is an error.
+    pub statuses: RangeInclusive<u16>,
     pub connections: usize,
     /// Requests that one connection may have unanswered.
     pub pipeline: usize,
@@ -50,6 +100,8 @@ impl HttpPlan {
         HttpPlan {
             address,
             targets: vec![Target { path: path.to_owned(), weight: 1, body_bytes: 0 }],
+            parts: RequestParts::default(),
+            statuses: 200..=200,
             connections: 64,
             pipeline: 1,
             pace: Pace::Closed,
@@ -78,6 +130,12 @@ impl HttpPlan {
         }
         if self.duration.is_zero() || self.answer_timeout.is_zero() {
             return problem("duration and answer_timeout must be longer than 0".to_owned());
+        }
+        if let Err(text) = self.parts.check() {
+            return problem(text);
+        }
+        if self.parts.body.as_ref().is_some_and(|body| body.len() > Self::MAX_BODY_BYTES) {
+            return problem(format!("a body of more than {} bytes", Self::MAX_BODY_BYTES));
         }
         for Target { path, weight, body_bytes } in &self.targets {
             if !path.starts_with('/') || path.bytes().any(|byte| !byte.is_ascii_graphic()) {
@@ -135,6 +193,30 @@ mod tests {
     #[test]
     fn the_lightest_target_still_gets_a_connection() {
         assert_eq!(plan(4, &[1_000_000, 1, 1]).shares(), [2, 1, 1]);
+    }
+
+    #[test]
+    fn what_would_change_where_a_request_ends_is_refused() {
+        let parts = |method: &str, name: &str, value: &str| RequestParts {
+            method: Some(method.to_owned()),
+            headers: vec![(name.to_owned(), value.to_owned())],
+            ..RequestParts::default()
+        };
+        let check = |parts| HttpPlan { parts, ..plan(4, &[1]) }.check();
+        check(parts("PUT", "X-Name", "a value\twith space")).unwrap();
+        for (method, name, value) in [
+            ("HEAD", "X", "1"),
+            ("GET /", "X", "1"),
+            ("", "X", "1"),
+            ("GET", "Content-Length", "1"),
+            ("GET", "transfer-encoding", "chunked"),
+            ("GET", "X: 1\r\nY", "1"),
+            ("GET", "X", "1\r\nContent-Length: 5"),
+            ("GET", "X", "1\0"),
+        ] {
+            let refused = check(parts(method, name, value));
+            assert!(matches!(refused, Err(LoadError::Plan(_))), "{method:?} {name:?} {value:?} was taken");
+        }
     }
 
     #[test]

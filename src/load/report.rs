@@ -13,7 +13,7 @@ pub enum ErrorKind {
     Closed,
     /// The connection broke: a reset, most often.
     Broken,
-    /// A whole answer whose status is not 200.
+    /// A whole answer whose status is none of those expected.
     Status,
     /// No HTTP/1.1 response, or one of unknowable length, or one that nobody asked for.
     Malformed,
@@ -110,9 +110,14 @@ impl HttpReport {
         self.targets.iter().map(|target| target.errors.total()).sum()
     }
 
+    /// Good answers that came within the measured time.
+    pub fn answers_in_time(&self) -> u64 {
+        self.targets.iter().map(|target| target.answers_in_time).sum()
+    }
+
     /// Good answers a second.
     pub fn rate(&self) -> f64 {
-        self.targets.iter().map(|target| target.answers_in_time).sum::<u64>() as f64 / self.duration.as_secs_f64()
+        self.answers_in_time() as f64 / self.duration.as_secs_f64()
     }
 
     /// Of all targets together.

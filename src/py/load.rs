@@ -9,7 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::load::LoadError;
-use crate::load::http::{ErrorKind, HttpPlan, HttpReport, Pace, Target, TargetReport, run_until};
+use crate::load::http::{
+    ErrorKind, HttpPlan, HttpReport, Pace, Progress, RequestParts, Target, TargetReport, run_until,
+};
 use crate::load::latency::Latencies;
 use crate::load::udp::{self, UdpPlan};
 
@@ -18,12 +20,15 @@ use crate::load::udp::{self, UdpPlan};
 /// `targets` are `(path, weight, body_bytes)`: the connections are shared by weight, and a target with a body is
 /// POSTed to. Without `rate` the loop is closed: each connection asks again once it was answered (`pipeline`
 /// requests at a time); with it, that many requests a second are due in all, and each latency counts from then.
+/// `method`, `host_header`, `headers` and `body` are every request's; an answer is good if its status is within
+/// `statuses`. `progress(elapsed_s, answers, errors)` is called about ten times a second.
 /// Times are in seconds, latencies in microseconds. Raises ValueError for an impossible plan and ConnectionError
 /// when there is no server; requests that fail are counted by kind.
 #[pyfunction]
 #[pyo3(signature = (
     host, port, *, targets, connections = 64, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
-    answer_timeout_s = 10.0
+    answer_timeout_s = 10.0, method = None, host_header = None, headers = Vec::new(), body = None,
+    statuses = (200, 200), progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // they are keywords in Python
 pub fn run_http_load<'py>(
@@ -37,11 +42,19 @@ pub fn run_http_load<'py>(
     duration_s: f64,
     warm_up_s: f64,
     answer_timeout_s: f64,
+    method: Option<String>,
+    host_header: Option<String>,
+    headers: Vec<(String, String)>,
+    body: Option<Vec<u8>>,
+    statuses: (u16, u16),
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let target = |(path, weight, body_bytes)| Target { path, weight, body_bytes };
     let plan = HttpPlan {
         address: resolve(host, port)?,
         targets: targets.into_iter().map(target).collect(),
+        parts: RequestParts { method, host: host_header, headers, body },
+        statuses: statuses.0..=statuses.1,
         connections,
         pipeline,
         pace: rate.map_or(Pace::Closed, Pace::PerSecond),
@@ -49,14 +62,14 @@ pub fn run_http_load<'py>(
         duration: seconds("duration_s", duration_s)?,
         answer_timeout: seconds("answer_timeout_s", answer_timeout_s)?,
     };
-    let mut signalled = Ok(());
+    let mut told = Ok(());
     let outcome = py.detach(|| {
-        run_until(&plan, &mut || {
-            signalled = Python::attach(|py| py.check_signals());
-            signalled.is_err()
+        run_until(&plan, &mut |far| {
+            told = Python::attach(|py| tell(py, progress.as_ref(), far));
+            told.is_err()
         })
     });
-    signalled?;
+    told?;
     report(py, &outcome.map_err(raised)?)
 }
 
@@ -113,6 +126,15 @@ pub fn run_udp_load<'py>(
     Ok(dict)
 }
 
+/// Run the signal handlers that are due, and say how far the load is.
+fn tell(py: Python<'_>, progress: Option<&Py<PyAny>>, far: Progress) -> PyResult<()> {
+    py.check_signals()?;
+    match progress {
+        Some(progress) => progress.call1(py, (far.elapsed.as_secs_f64(), far.answers, far.errors)).map(drop),
+        None => Ok(()),
+    }
+}
+
 fn resolve(host: &str, port: u16) -> PyResult<SocketAddr> {
     let mut found = (host, port).to_socket_addrs()?;
     found.next().ok_or_else(|| PyValueError::new_err(format!("{host} has no address")))
@@ -136,10 +158,14 @@ fn report<'py>(py: Python<'py>, report: &HttpReport) -> PyResult<Bound<'py, PyDi
     let dict = PyDict::new(py);
     dict.set_item("duration_s", report.duration.as_secs_f64())?;
     dict.set_item("answers", report.answers())?;
+    dict.set_item("answers_in_time", report.answers_in_time())?;
     dict.set_item("errors", report.errors())?;
     dict.set_item("reconnects", report.reconnects)?;
     dict.set_item("rate", report.rate())?;
-    dict.set_item("latency_us", latencies(py, &report.latencies())?)?;
+    let all = report.latencies();
+    dict.set_item("latency_us", latencies(py, &all)?)?;
+    let buckets = all.buckets().into_iter().map(|(limit, count)| (limit.as_nanos() as f64 / 1e3, count));
+    dict.set_item("histogram_us", PyList::new(py, buckets.collect::<Vec<_>>())?)?;
     let targets = report.targets.iter().map(|target| target_report(py, target)).collect::<PyResult<Vec<_>>>()?;
     dict.set_item("targets", PyList::new(py, targets)?)?;
     Ok(dict)
@@ -168,7 +194,9 @@ fn latencies<'py>(py: Python<'py>, latencies: &Latencies) -> PyResult<Bound<'py,
     let microseconds = |latency: Duration| latency.as_nanos() as f64 / 1e3;
     dict.set_item("count", latencies.count())?;
     dict.set_item("mean", microseconds(latencies.mean()))?;
-    for (name, percent) in [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99_9", 99.9)] {
+    for (name, percent) in
+        [("p50", 50.0), ("p75", 75.0), ("p90", 90.0), ("p99", 99.0), ("p99_9", 99.9), ("p99_99", 99.99)]
+    {
         dict.set_item(name, microseconds(latencies.percentile(percent)))?;
     }
     dict.set_item("max", microseconds(latencies.max()))?;

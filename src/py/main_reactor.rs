@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::guarded::Guarded;
-use super::reactor::{ReactorHandle, counters_as_dict, listener_of};
+use super::reactor::{ReactorHandle, counters_as_dict, hold, listener_of};
 use crate::core::poller::{self, PollerKind};
 use crate::metrics::ReactorCounters;
 use crate::reactor;
@@ -57,16 +57,19 @@ impl MainReactor {
         self.with(|inner| inner.add_listener(own, number))?.map_err(order_error)
     }
 
-    /// Accept no more from this listener. On return all that its clients believe accepted has been handed over.
-    fn remove_listener(&self, number: u16) -> PyResult<()> {
-        self.with(|inner| inner.remove_listener(number))?.map_err(order_error)
+    /// Accept no more from this listener; `last` as for `Reactor.remove_listeners`. On return all that its clients believe
+    /// accepted has been handed over.
+    #[pyo3(signature = (number, last = false))]
+    fn remove_listener(&self, py: Python<'_>, number: u16, last: bool) -> PyResult<()> {
+        self.with(|inner| py.detach(|| inner.remove_listener(number, hold(last))))?.map_err(order_error)
     }
 
     /// Remove every listener and end the thread. Idempotent; an OSError if the thread had ended by one.
-    fn stop(&self, py: Python<'_>) -> PyResult<()> {
+    #[pyo3(signature = (last = false))]
+    fn stop(&self, py: Python<'_>, last: bool) -> PyResult<()> {
         let inner = self.inner.enter()?.take();
         match inner {
-            Some(inner) => Ok(py.detach(|| inner.stop())?),
+            Some(inner) => Ok(py.detach(|| inner.stop(hold(last)))?),
             None => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
 //! The only room that knows both worlds. Crossings carry whole things: a turn, a request, a batch.
 
+mod access_log;
 mod asgi;
 mod datagram;
 mod guarded;
@@ -15,6 +16,8 @@ use pyo3::prelude::*;
 /// Penstock's data plane.
 #[pymodule(gil_used = true)]
 mod _core {
+    #[pymodule_export]
+    use super::access_log::{check_access_log_format, reopen_access_logs};
     #[pymodule_export]
     use super::asgi::{AsgiServer, HttpCycle};
     #[pymodule_export]

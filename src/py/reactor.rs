@@ -21,7 +21,7 @@ use super::owners;
 use super::service::PyService;
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
-use crate::core::{EventLoop, Token};
+use crate::core::{EventLoop, Hold, Token};
 use crate::metrics::ReactorCounters;
 use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
@@ -87,6 +87,11 @@ pub(super) fn listener_of(fd: RawFd) -> PyResult<OwnedFd> {
         }
     }
     Ok(own.into_fd())
+}
+
+/// What Python's `last` means.
+pub(super) fn hold(last: bool) -> Hold {
+    if last { Hold::Last } else { Hold::Shared }
 }
 
 /// A reactor's counters, by name.
@@ -328,11 +333,13 @@ impl Reactor {
     /// the next turn.
     ///
     /// The kernel has let those clients in already; closing alone would reset them. For a listener that others hold
-    /// too, they are as well served here.
-    fn remove_listeners(&self) -> PyResult<()> {
+    /// too, they are as well served here. As the `last` one who holds them the reactor lets nobody new in from now on,
+    /// and takes its time (a tenth of a second or two) for those whose handshake is under way.
+    #[pyo3(signature = (last = false))]
+    fn remove_listeners(&self, last: bool) -> PyResult<()> {
         self.with(|inner| {
             let EventLoop { io, service, .. } = &mut inner.event_loop;
-            service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token));
+            service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token, hold(last)));
         })
     }
 

@@ -10,13 +10,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::SubReactorHandle;
 use crate::core::buffer::Lease;
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{Poller, Readiness};
-use crate::core::{CloseReason, EventLoop, Io, Service, Token};
+use crate::core::{CloseReason, EventLoop, Hold, Io, Service, Token};
 use crate::metrics::ReactorCounters;
 
 /// Called once, on the main reactor's thread, when no sub reactor is left to hand a connection to. From then on
@@ -55,8 +54,8 @@ type Answer = SyncSender<Result<(), MainReactorError>>;
 
 enum Order {
     AddListener { fd: OwnedFd, number: u16, answer: Answer },
-    RemoveListener { number: u16, answer: Answer },
-    Stop,
+    RemoveListener { number: u16, hold: Hold, answer: Answer },
+    Stop { hold: Hold },
 }
 
 /// Accepts for the sub reactors it was given. Dropping it stops it.
@@ -98,8 +97,8 @@ impl MainReactor {
 
     /// Accept no more from this listener and close its descriptor. On return every connection that peers believe
     /// accepted has been handed over.
-    pub fn remove_listener(&self, number: u16) -> Result<(), MainReactorError> {
-        self.order(|answer| Order::RemoveListener { number, answer })
+    pub fn remove_listener(&self, number: u16, hold: Hold) -> Result<(), MainReactorError> {
+        self.order(|answer| Order::RemoveListener { number, hold, answer })
     }
 
     fn order(&self, order: impl FnOnce(Answer) -> Order) -> Result<(), MainReactorError> {
@@ -113,34 +112,34 @@ impl MainReactor {
     }
 
     /// Remove every listener, as `remove_listener` does, and end the thread; an error if it had ended by one before.
-    pub fn stop(mut self) -> io::Result<()> {
-        self.join()
+    pub fn stop(mut self, hold: Hold) -> io::Result<()> {
+        self.join(hold)
     }
 
-    fn join(&mut self) -> io::Result<()> {
+    fn join(&mut self, hold: Hold) -> io::Result<()> {
         let Some(thread) = self.thread.take() else { return Ok(()) };
         // It is refused only if the thread has ended already.
-        let _ = self.orders.send(Order::Stop);
+        let _ = self.orders.send(Order::Stop { hold });
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the main reactor's thread panicked")))
     }
 }
 
 impl Drop for MainReactor {
     fn drop(&mut self) {
-        let _ = self.join();
+        let _ = self.join(Hold::Shared);
     }
 }
 
-/// Turn until told to stop, and then once more: what was accepted meanwhile is handed over.
+/// Turn until told to stop, and then until the listeners have been seen off: what was accepted meanwhile is handed over.
 fn run(event_loop: &mut EventLoop<Acceptor>) -> io::Result<()> {
-    while !event_loop.service.is_stopping {
+    while !event_loop.service.is_stopping || event_loop.io.has_leaving_listeners() {
         event_loop.turn(None)?;
         answer_removed(event_loop);
     }
-    event_loop.turn(Some(Duration::ZERO))
+    Ok(())
 }
 
-/// A removed listener has been seen off one turn after its removal: only now is the order done.
+/// Only when a removed listener has been seen off is the order done.
 fn answer_removed(event_loop: &mut EventLoop<Acceptor>) {
     let EventLoop { io, service, .. } = event_loop;
     let Acceptor { removed, listeners, .. } = service;
@@ -211,10 +210,10 @@ impl Acceptor {
         Ok(())
     }
 
-    fn remove_listener(&mut self, io: &mut Io<()>, number: u16, answer: Answer) {
+    fn remove_listener(&mut self, io: &mut Io<()>, number: u16, hold: Hold, answer: Answer) {
         match self.listeners.iter().find(|&&(_, known)| known == number) {
             Some(&(token, _)) => {
-                io.remove_listener(token);
+                io.remove_listener(token, hold);
                 self.removed.push((token, answer));
             }
             None => {
@@ -245,10 +244,10 @@ impl Service for Acceptor {
                 // Whoever gave the order may have gone.
                 let _ = answer.send(self.add_listener(io, fd, number));
             }
-            Order::RemoveListener { number, answer } => self.remove_listener(io, number, answer),
-            Order::Stop => {
+            Order::RemoveListener { number, hold, answer } => self.remove_listener(io, number, hold, answer),
+            Order::Stop { hold } => {
                 for &(token, _) in &self.listeners {
-                    io.remove_listener(token);
+                    io.remove_listener(token, hold);
                 }
                 self.is_stopping = true;
             }

@@ -192,7 +192,7 @@ def serve(write_app: Callable[..., Path]) -> Iterator[Callable[..., Server]]:
         **popen: Any,
     ) -> Server:
         directory = write_app(source)
-        where = [] if {"--uds", "--fd", "--port"} & set(arguments) else ["--port", "0"]
+        where = [] if {"--uds", "--fd", "--port", "--bind", "-b"} & set(arguments) else ["--port", "0"]
         process = subprocess.Popen(
             [*PENSTOCK, "serve", "--app-dir", str(directory), *where, *arguments, app],
             cwd=directory,

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -671,6 +671,15 @@ async def test_signal_handlers_run_on_the_loop() -> None:
     assert not loop.remove_signal_handler(signal.SIGUSR1)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Python's own handler of SIGINT, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_cancels_the_main_task_and_raises_keyboard_interrupt() -> None:
     ended: list[type[BaseException]] = []
 
@@ -687,6 +696,7 @@ def test_ctrl_c_cancels_the_main_task_and_raises_keyboard_interrupt() -> None:
     assert ended == [asyncio.CancelledError]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_interrupts_a_loop_that_has_nothing_to_do() -> None:
     loop = penstock.EventLoop()
     timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from penstock import AddressError, AddressForbidden, AddressInUse, AddressUnavailable, ServerConfig
-from penstock.listener import MAX_UDS_PATH_BYTES, close_listeners, describe, open_listeners
+from penstock.listener import MAX_UDS_PATH_BYTES, close_listeners, describe, is_last_holder, open_listeners
 
 
 @pytest.fixture
@@ -58,6 +58,20 @@ def test_listeners_do_not_block_and_are_not_inherited():
     with listener:
         assert not listener.getblocking()
         assert not listener.get_inheritable()
+
+
+def test_only_the_process_that_opened_a_listener_can_be_its_last_holder():
+    [own] = open_listeners(ServerConfig(port=0))
+    with own:
+        assert is_last_holder([own])
+        child = os.fork()
+        if child == 0:
+            os._exit(int(is_last_holder([own])))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        # Whoever gave it to us may hold it, too.
+        [inherited] = open_listeners(ServerConfig(fd=os.dup(own.fileno())))
+        with inherited:
+            assert not is_last_holder([own, inherited])
 
 
 @needs_ipv6

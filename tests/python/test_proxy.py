@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import socket
 import struct
 import subprocess
@@ -13,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 from conftest import Server
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -272,8 +272,6 @@ def exchange_or_reset(server: Server, request: bytes) -> bytes:
 
 # ---------------------------------------------------------------- HAProxy itself
 
-HAPROXY = shutil.which("haproxy")
-
 HAPROXY_CONFIG = """
 global
     maxconn 100
@@ -294,14 +292,14 @@ backend app
 @contextmanager
 def haproxy(directory: Path, back: int, options: str) -> Generator[int]:
     """HAProxy in front of `back`; yields its port."""
-    assert HAPROXY is not None
+    program = programs.need("haproxy")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         front: int = probe.getsockname()[1]
     config = directory / "haproxy.cfg"
     forward = "" if options else "option forwardfor\n    http-request set-header X-Forwarded-Proto https"
     config.write_text(HAPROXY_CONFIG.format(front=front, back=back, options=options, forward=forward))
-    process = subprocess.Popen([HAPROXY, "-db", "-f", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen([program, "-db", "-f", str(config)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         deadline = time.monotonic() + 20
         while True:
@@ -321,7 +319,7 @@ def haproxy(directory: Path, back: int, options: str) -> Generator[int]:
         process.stdout.close()
 
 
-@pytest.mark.skipif(HAPROXY is None, reason="HAProxy is not installed")
+@pytest.mark.timeout(400)  # It may have to be installed first.
 @pytest.mark.parametrize("options", ["", "send-proxy", "send-proxy-v2", "send-proxy-v2 check inter 100ms"])
 def test_haproxy_names_its_client(serve: Serve, tmp_path: Path, options: str):
     server = serve(WHO_APP, *(["--proxy-protocol"] if options else []))

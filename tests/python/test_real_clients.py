@@ -14,6 +14,7 @@ import json
 import re
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
@@ -345,6 +346,18 @@ def test_ab_without_keep_alive_makes_a_connection_a_request(server: Server):
 # ---- a browser -------------------------------------------------------------------------------------------------------
 
 
+class DriverError(Exception):
+    """What the driver says of a command that failed: its kind, by WebDriver's name, and its message."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.kind = kind
+
+
+NOT_YET = {"no such element", "stale element reference", "element not interactable", "element click intercepted"}
+"""Errors of a page that is on its way in or out (WebDriver, section 6.6)."""
+
+
 class Browser:
     """Headless Chromium, told what to do over the WebDriver protocol (W3C)."""
 
@@ -367,8 +380,24 @@ class Browser:
     def command(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if method in {"GET", "DELETE"} else json.dumps(body or {}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}{self._session}{path}", data, method=method)
-        with urllib.request.urlopen(request, timeout=WAIT_S * 2) as response:
-            return json.load(response)["value"]
+        try:
+            with urllib.request.urlopen(request, timeout=WAIT_S * 2) as response:
+                return json.load(response)["value"]
+        except urllib.error.HTTPError as error:
+            with error:
+                told = json.load(error)["value"]
+            raise DriverError(told["error"], told["message"]) from None
+
+    def patiently(self, command: Callable[[], Any]) -> Any:
+        """What `command` returns once the page has what it names: one page may be giving way to the next."""
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                return command()
+            except DriverError as error:
+                if error.kind not in NOT_YET or time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.02)
 
     def open(self, url: str) -> None:
         self.command("POST", "/url", {"url": url})
@@ -377,9 +406,13 @@ class Browser:
         found = self.command("POST", "/element", {"using": "css selector", "value": selector})
         return f"/element/{next(iter(found.values()))}"
 
+    def act(self, selector: str, action: str, body: dict[str, Any] | None = None) -> None:
+        """Do `action` to the element, as soon as it is there."""
+        self.patiently(lambda: self.command("POST", f"{self.element(selector)}/{action}", body))
+
     def wait_for(self, look: Callable[[], str], beginning: str) -> str:
         deadline = time.monotonic() + WAIT_S
-        while not (seen := look()).startswith(beginning):
+        while not (seen := self.patiently(look)).startswith(beginning):
             assert time.monotonic() < deadline, f"{seen!r} instead of {beginning!r}"
             time.sleep(0.02)
         return seen
@@ -416,8 +449,8 @@ def test_a_browser_streams_uploads_and_listens_to_events(server: Server, browser
 
 def test_a_browser_sends_a_form_with_a_file(server: Server, browser: Browser, large_file: Path):
     browser.open(f"{server.address}/page")
-    browser.command("POST", f"{browser.element('input[type=file]')}/value", {"text": str(large_file)})
-    browser.command("POST", f"{browser.element('button')}/click")
+    browser.act("input[type=file]", "value", {"text": str(large_file)})
+    browser.act("button", "click")
     seen = json.loads(browser.wait_for(browser.text, '{"method"'))
     assert seen["method"] == "POST"
     assert seen["headers"]["content-type"].startswith("multipart/form-data; boundary=")

@@ -110,6 +110,8 @@ pub struct ResponseContext<'a> {
     pub date: Option<&'a DateText>,
     /// For `server`.
     pub server: Option<&'a [u8]>,
+    /// Further header lines in wire form, which frame nothing.
+    pub lines: &'a [u8],
 }
 
 /// A head under construction at the end of the output buffer.
@@ -289,6 +291,7 @@ impl<'a> ResponseHead<'a> {
         if let (Some(server), false) = (context.server, self.has_server) {
             self.write_line(b"server", server);
         }
+        self.out.extend_from_slice(context.lines);
     }
 }
 
@@ -592,6 +595,7 @@ mod tests {
             whole_body_bytes: None,
             date: Some(DATE),
             server: Some(b"penstock"),
+            lines: b"",
         }
     }
 

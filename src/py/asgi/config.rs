@@ -1,6 +1,7 @@
 //! What of `penstock.ServerConfig` the data plane needs, read from it by its fields' own names.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
@@ -29,6 +30,7 @@ pub struct ServerConfig {
     limit_connections_per_address: u32,
     server_header: bool,
     date_header: bool,
+    header: Vec<String>,
     #[pyo3(attribute("static"))]
     static_mounts: Vec<StaticMount>,
     static_cache_size: usize,
@@ -82,12 +84,27 @@ impl ServerConfig {
             body_window: seconds("timeout_body_s", self.timeout_body_s)?,
             write_window: seconds("timeout_write_s", self.timeout_write_s)?,
             min_rate_bytes_s: self.limit_rate_min,
-            server_header: self.server_header.then_some("penstock"),
-            date_header: self.date_header,
+            server_header: (self.server_header && !self.has_header("server")).then_some("penstock"),
+            date_header: self.date_header && !self.has_header("date"),
+            header_lines: self.header_lines(),
             trusted: self.trusted_peers()?,
             proxy_headers: self.proxy_headers,
             proxy_protocol: self.proxy_protocol,
         })
+    }
+
+    fn header_fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.header.iter().filter_map(|line| line.split_once(':'))
+    }
+
+    fn has_header(&self, name: &str) -> bool {
+        self.header_fields().any(|(given, _)| given.eq_ignore_ascii_case(name))
+    }
+
+    /// In wire form: the settings have been checked, and are Latin-1.
+    fn header_lines(&self) -> Arc<[u8]> {
+        let lines: String = self.header_fields().map(|(name, value)| format!("{name}: {}\r\n", value.trim())).collect();
+        lines.chars().map(|character| character as u8).collect()
     }
 
     /// `None` when nothing is mounted.

@@ -21,10 +21,11 @@ use pyo3::types::PyDict;
 
 pub use cycle::{ClientDisconnected, HttpCycle};
 
+use super::access_log::AccessLogPlan;
 use super::guarded::Guarded;
 use super::reactor::Reactor;
 use crate::core::Token;
-use crate::server::http::{AccessLog, AccessLogStyle, HttpEvent, HttpServer, HttpSettings};
+use crate::server::http::{HttpEvent, HttpServer, HttpSettings, LogFormat};
 use crate::server::static_files::{StaticFiles, StaticSettings};
 use config::ServerConfig;
 use cycle::Ending;
@@ -52,7 +53,7 @@ pub struct AsgiServer {
     cancel_on_disconnect: bool,
     settings: HttpSettings,
     static_settings: Option<StaticSettings>,
-    access_log: Option<(i32, AccessLogStyle)>,
+    access_log: Option<(AccessLogPlan, LogFormat)>,
     /// Listeners at every address of the machine: which one a connection came to is asked of the connection.
     wildcard_listeners: Vec<u16>,
     /// What every request's context is a copy of.
@@ -90,8 +91,8 @@ fn address(cycle: &HttpCycle) -> usize {
 #[pymethods]
 impl AsgiServer {
     /// `config`: a `penstock.ServerConfig`. `listeners`: for each, in the order they are added, its scheme and its `(host, port)` for the scope.
-    /// `state`: the lifespan's state, copied into every scope, or `None`. `access_log`: a descriptor and whether it is
-    /// a terminal, or `None`.
+    /// `state`: the lifespan's state, copied into every scope, or `None`. `access_log`: a
+    /// `penstock.logs.AccessLogPlan`, or `None`.
     #[new]
     #[pyo3(signature = (reactor, app, event_loop, config, *, listeners, report, on_quiet, state=None, access_log=None))]
     #[allow(clippy::too_many_arguments)]
@@ -105,10 +106,9 @@ impl AsgiServer {
         report: Py<PyAny>,
         on_quiet: Py<PyAny>,
         state: Option<Bound<'_, PyDict>>,
-        access_log: Option<(i32, bool)>,
+        access_log: Option<AccessLogPlan>,
     ) -> PyResult<Self> {
-        let access_log = access_log
-            .map(|(fd, terminal)| (fd, if terminal { AccessLogStyle::Coloured } else { AccessLogStyle::Plain }));
+        let access_log = access_log.map(|plan| plan.compile().map(|format| (plan, format))).transpose()?;
         Ok(AsgiServer {
             reactor,
             app,
@@ -161,14 +161,7 @@ fn tells_of_disconnect(py: Python<'_>, error: &PyErr) -> bool {
 
 impl AsgiServer {
     pub fn make_http_server(&self, py: Python<'_>) -> PyResult<HttpServer> {
-        let access_log = match self.access_log {
-            Some((fd, style)) => {
-                // SAFETY: borrowed for the duplication only; a wrong number is an error of dup.
-                let own = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
-                Some(AccessLog::to(std::fs::File::from(own), style)?)
-            }
-            None => None,
-        };
+        let access_log = self.access_log.as_ref().map(|(plan, format)| plan.open(format.clone())).transpose()?;
         let mut http = HttpServer::new(self.settings.clone(), access_log);
         self.wildcard_listeners.iter().for_each(|&listener| http.note_wildcard_listener(listener));
         if let Some(settings) = &self.static_settings {
@@ -191,6 +184,7 @@ impl AsgiServer {
                 let cancel = slf.get().cancel_on_disconnect;
                 slf.get().tell_suspended(slf.py(), token, |cycle, py| cycle.disconnected(py, cancel))
             }
+            HttpEvent::LogTrouble => slf.get().report_log_trouble(slf.py()),
             HttpEvent::Quiet => slf.get().on_quiet.call0(slf.py()).map(drop),
         }
     }
@@ -309,6 +303,14 @@ impl AsgiServer {
                 http.fail(&mut event_loop.io, cycle.token);
             }
         })
+    }
+
+    fn report_log_trouble(&self, py: Python<'_>) -> PyResult<()> {
+        let trouble = self
+            .reactor
+            .get()
+            .with(|inner| inner.event_loop.service.http.as_mut().and_then(HttpServer::take_log_trouble))?;
+        trouble.map_or(Ok(()), |trouble| self.report.call1(py, (trouble, py.None())).map(drop))
     }
 
     fn new_future<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {

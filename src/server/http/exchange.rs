@@ -1,5 +1,6 @@
 //! An Exchange is one request and its response while they last. It owns the bytes that wait for either side.
 
+use super::access_log::LogRecord;
 use super::error_page::PageStyle;
 use super::input::Took;
 use crate::core::buffer::Lease;
@@ -75,8 +76,8 @@ pub(super) struct Exchange {
     pub trailers_follow: bool,
     /// What a trusted proxy says of the request.
     pub forwarded: Option<Box<Forwarded>>,
-    /// `METHOD target HTTP/1.x`, kept only when there is an access log.
-    pub request_line: Vec<u8>,
+    /// What the access log will say of it, if there is one.
+    pub log: LogRecord,
 }
 
 impl Default for Exchange {
@@ -109,7 +110,7 @@ impl Default for Exchange {
             writer: BodyWriter::new(BodyMode::Forbidden),
             trailers_follow: false,
             forwarded: None,
-            request_line: Vec::new(),
+            log: LogRecord::default(),
         }
     }
 }
@@ -140,7 +141,7 @@ impl Exchange {
         (self.is_head, self.keep_alive, self.unread) = (false, true, 0);
         (self.answer, self.status) = (Answer::Unstarted, 0);
         (self.trailers_follow, self.forwarded) = (false, None);
-        self.request_line.clear();
+        self.log.clear();
         self.compact();
     }
 

@@ -113,10 +113,10 @@ impl HttpServer {
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
         exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
         exchange.keep_alive = exchange.head.keep_alive;
-        self.keep_request_line(io, token, exchange);
         if exchange.head.is_forwarded && self.settings.proxy_headers {
             self.read_forwarded(io, token, exchange);
         }
+        self.begin_log_line(io, token, exchange);
         if exchange.head.upgrade {
             exchange.own_head();
         }
@@ -143,19 +143,13 @@ impl HttpServer {
         Ok(())
     }
 
-    /// What the access log will want to know, however the request ends.
-    fn keep_request_line(&self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) {
-        if self.access_log.is_none() {
-            return;
-        }
-        self.peer(io, token);
-        let mut line = std::mem::take(&mut exchange.request_line);
-        let Some(RequestView { bytes, head, .. }) = exchange.view() else { return };
-        line.extend_from_slice(head.method.of(bytes));
-        line.push(b' ');
-        line.extend_from_slice(head.target.of(bytes));
-        line.extend_from_slice(if head.minor_version == 0 { b" HTTP/1.0" } else { b" HTTP/1.1" });
-        exchange.request_line = line;
+    /// What the access log will say of the request, however it ends.
+    fn begin_log_line(&self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) {
+        let Some(log) = &self.access_log else { return };
+        let (peer, now) = (self.peer(io, token), io.now());
+        let mut record = std::mem::take(&mut exchange.log);
+        log.begin(&mut record, exchange.view().as_ref(), peer, now);
+        exchange.log = record;
     }
 
     /// Wake an application that waits for the body, and stop reading when it does not keep up.
@@ -177,7 +171,7 @@ impl HttpServer {
     /// Answer a request that cannot be understood or is not allowed, and close.
     pub(super) fn refuse(&mut self, io: &mut HttpIo, token: Token, error: HttpError) {
         io.counters.count_refusal(error.status);
-        let Some(exchange) = self.take_active(io, token) else { return };
+        let Some(mut exchange) = self.take_active(io, token) else { return };
         if exchange.in_progress() {
             self.in_progress -= 1;
             self.events.push_back(HttpEvent::Disconnected(token));
@@ -189,7 +183,7 @@ impl HttpServer {
                 let mut context = self.context(date.as_ref());
                 context.request_is_head = exchange.is_head;
                 io.append_with(token, |out| error_page::write(out, error, style, context));
-                self.log_refusal(io, token, &exchange, error);
+                self.log_refusal(io, token, &mut exchange, error, style);
                 io.close(token);
             }
             // The response is cut short: visibly.
@@ -200,15 +194,22 @@ impl HttpServer {
         self.keep_spare(exchange);
     }
 
-    fn log_refusal(&mut self, io: &mut HttpIo, token: Token, exchange: &Exchange, error: HttpError) {
-        if self.access_log.is_none() {
-            return;
+    fn log_refusal(
+        &mut self,
+        io: &mut HttpIo,
+        token: Token,
+        exchange: &mut Exchange,
+        error: HttpError,
+        style: PageStyle,
+    ) {
+        let (peer, now) = (self.peer(io, token), io.now());
+        let Some(log) = &mut self.access_log else { return };
+        if exchange.log.is_empty() {
+            // Not understood: there is no request to tell of.
+            log.begin(&mut exchange.log, None, peer, now);
         }
-        let peer = self.peer(io, token);
-        if let Some(log) = &mut self.access_log {
-            let line = if exchange.request_line.is_empty() { b"-" } else { &exchange.request_line[..] };
-            log.line(peer, exchange.forwarded.as_deref(), line, error.status);
-        }
+        let bytes = if exchange.is_head { 0 } else { error_page::body(error, style).len() };
+        log.line(&exchange.log, error.status, bytes as u64);
     }
 
     /// The peer sends no more. Half-closing after a request is legal: it still gets its answer.

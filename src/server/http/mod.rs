@@ -19,7 +19,7 @@ mod service;
 mod settings;
 mod upgrade;
 
-pub use access_log::{AccessLog, AccessLogStyle};
+pub use access_log::{AccessLog, FormatError, LogFormat, LogSink, NamedSink, SharedSink, reopen_access_logs};
 pub use connection::{HttpConnection, PeerAddress};
 pub use exchange::{RequestView, Take};
 pub use file_body::FileBody;

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::connection::PeerAddress;
+use super::access_log::AccessLog;
 use super::error_page;
 use super::exchange::{Answer, Exchange, Stage};
 use super::service::{HttpEvent, HttpIo, HttpServer};
@@ -70,6 +70,7 @@ impl HttpServer {
         }
         let date = self.date(io.now());
         let (server, draining) = (self.settings.server_header, self.draining);
+        let lines = &self.settings.header_lines[..];
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Ok(());
         };
@@ -81,11 +82,19 @@ impl HttpServer {
             whole_body_bytes: (whole && !exchange.sends_trailers()).then_some(body_bytes as u64),
             date: date.as_ref(),
             server: server.map(str::as_bytes),
+            lines,
         };
+        let is_head_logged = self.access_log.as_ref().is_some_and(AccessLog::wants_response_headers);
+        let mut logged_head = Vec::new();
         let framing = io.append_with(token, |out| -> Result<ResponseFraming, E> {
+            let start = out.len();
             let mut head = ResponseHead::start(out, status);
             write_headers(&mut head)?;
-            Ok(head.finish(context)?)
+            let framing = head.finish(context)?;
+            if is_head_logged {
+                logged_head.extend_from_slice(&out[start..]);
+            }
+            Ok(framing)
         });
         let Some(framing) = framing.transpose()? else { return Ok(()) };
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
@@ -95,6 +104,7 @@ impl HttpServer {
         exchange.status = status;
         exchange.keep_alive = framing.keep_alive;
         exchange.writer = BodyWriter::new(framing.body);
+        exchange.log.response_head = logged_head;
         Ok(())
     }
 
@@ -203,7 +213,7 @@ impl HttpServer {
         status: u16,
         write_headers: impl FnOnce(&mut ResponseHead<'_>) -> Result<(), ResponseError>,
     ) -> Result<usize, RespondError> {
-        let context = self.context(None);
+        let context = ResponseContext { lines: b"", ..self.context(None) };
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(RespondError::Disconnected);
         };
@@ -254,12 +264,11 @@ impl HttpServer {
 
     /// The response is complete: log it, and go on with the connection.
     fn finish(&mut self, io: &mut HttpIo, token: Token) {
-        let peer = if self.access_log.is_some() { self.peer(io, token) } else { PeerAddress::Unknown };
         let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         exchange.answer = Answer::Complete;
         self.in_progress -= 1;
         if let Some(log) = &mut self.access_log {
-            log.line(peer, exchange.forwarded.as_deref(), &exchange.request_line, exchange.status);
+            log.line(&exchange.log, exchange.status, exchange.writer.sent_bytes());
         }
         // A response that began before the draining has promised that a request may follow: one may be on its way.
         let (over, stage) = (!exchange.keep_alive || !exchange.can_be_read_out(), exchange.stage);

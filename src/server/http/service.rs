@@ -29,6 +29,8 @@ pub enum HttpEvent {
     Drained(Token),
     /// The peer is gone, or sends no more, while the request was in progress.
     Disconnected(Token),
+    /// Lines of the access log are lost; told now and then.
+    LogTrouble,
     /// After `drain`: no request is in progress and everything has been sent.
     Quiet,
 }
@@ -53,6 +55,7 @@ pub struct HttpServer {
     #[expect(clippy::vec_box)]
     pub(super) spare: Vec<Box<Exchange>>,
     pub(super) access_log: Option<AccessLog>,
+    log_trouble: Option<String>,
     pub(super) in_progress: usize,
     pub(super) draining: bool,
     quiet_wanted: bool,
@@ -77,6 +80,7 @@ impl HttpServer {
             leased: Vec::new(),
             spare: Vec::new(),
             access_log,
+            log_trouble: None,
             in_progress: 0,
             draining: false,
             quiet_wanted: false,
@@ -119,12 +123,18 @@ impl HttpServer {
 
     /// Hand this turn's access-log lines to their writer.
     pub fn flush_log(&mut self, io: &HttpIo) {
-        if let Some(log) = &mut self.access_log {
-            let dropped = log.flush();
-            if dropped > 0 {
-                io.counters.log_lines_dropped.add(dropped);
-            }
+        let Some(log) = &mut self.access_log else { return };
+        let lost = log.flush();
+        if lost > 0 {
+            io.counters.log_lines_dropped.add(lost);
+            self.log_trouble = log.trouble(io.now());
+            self.events.extend(self.log_trouble.as_ref().map(|_| HttpEvent::LogTrouble));
         }
+    }
+
+    /// What `HttpEvent::LogTrouble` is about.
+    pub fn take_log_trouble(&mut self) -> Option<String> {
+        self.log_trouble.take()
     }
 
     /// Stop: idle connections are closed, others after the response they wait for.
@@ -225,7 +235,7 @@ impl HttpServer {
     }
 
     /// The context of a response that closes the connection, whatever was asked.
-    pub(super) fn context<'a>(&self, date: Option<&'a DateText>) -> ResponseContext<'a> {
+    pub(super) fn context<'a>(&'a self, date: Option<&'a DateText>) -> ResponseContext<'a> {
         ResponseContext {
             request_is_head: false,
             keep_alive_wanted: false,
@@ -233,6 +243,7 @@ impl HttpServer {
             whole_body_bytes: None,
             date,
             server: self.settings.server_header.map(str::as_bytes),
+            lines: &self.settings.header_lines,
         }
     }
 
@@ -280,7 +291,7 @@ impl HttpServer {
             }
             // A response that was cut short, such as a stream whose listener left, was a request all the same.
             if let (Some(log), Answer::Started) = (&mut self.access_log, exchange.answer) {
-                log.line(connection.peer, exchange.forwarded.as_deref(), &exchange.request_line, exchange.status);
+                log.line(&exchange.log, exchange.status, exchange.writer.sent_bytes());
             }
             self.keep_spare(exchange);
         }

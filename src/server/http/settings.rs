@@ -1,5 +1,6 @@
 //! What an HTTP server is told: its limits and deadlines. Each bounds what one peer can cost the others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::protocol::http1::Limits;
@@ -27,6 +28,8 @@ pub struct HttpSettings {
     /// Sent as `server:`, unless the application sends its own.
     pub server_header: Option<&'static str>,
     pub date_header: bool,
+    /// Header lines of every response, in wire form; none of them frames a message or concerns the connection.
+    pub header_lines: Arc<[u8]>,
     /// Whose word about a request's client is taken.
     pub trusted: TrustedPeers,
     /// Take X-Forwarded-For and X-Forwarded-Proto from trusted peers.
@@ -50,6 +53,7 @@ impl Default for HttpSettings {
             min_rate_bytes_s: 128,
             server_header: Some("penstock"),
             date_header: true,
+            header_lines: Arc::new([]),
             trusted: TrustedPeers::default(),
             proxy_headers: false,
             proxy_protocol: false,

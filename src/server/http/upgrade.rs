@@ -91,7 +91,7 @@ impl HttpServer {
         io.counters.responses.add(1);
         io.counters.connections_upgraded.add(1);
         if let Some(log) = &mut self.access_log {
-            log.line(peer, exchange.forwarded.as_deref(), &exchange.request_line, 101);
+            log.line(&exchange.log, 101, 0);
         }
         let (head, rest) = (std::mem::take(&mut exchange.head_bytes), exchange.pending().to_vec());
         self.keep_spare(exchange);

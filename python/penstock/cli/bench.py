@@ -1,0 +1,192 @@
+"""`penstock bench`: load a server, and tell what it answered."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..bench.figures import Figures
+    from ..bench.http import HttpLoad
+
+EXIT_ERRORS = 1
+MOST_BODY = 64 << 20
+TOOLS = ("wrk", "h2load", "ab")
+
+
+@click.group("bench")
+def command() -> None:
+    """Load a server, and tell what it answered."""
+
+
+@command.command("http")
+@click.argument("url")
+@click.option("-c", "--connections", metavar="N", type=click.IntRange(1, 65_536), default=64, show_default=True)
+@click.option(
+    "-d", "--duration", metavar="SECONDS", type=click.FloatRange(0.1, 86_400), default=10.0, show_default=True
+)
+@click.option(
+    "--warm-up",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 3600),
+    default=1.0,
+    show_default=True,
+    help="Load that comes before, and is not measured.",
+)
+@click.option(
+    "--rate",
+    metavar="N",
+    type=click.FloatRange(0.01, 10e6),
+    help="Requests due a second, in all, whatever the server does; latencies count from then. Without it each "
+    "connection asks again once it was answered.",
+)
+@click.option(
+    "--pipeline",
+    metavar="N",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Requests that one connection may have unanswered.",
+)
+@click.option("--method", metavar="NAME", help="GET, or POST with a body, if it is not said.")
+@click.option("-H", "--header", "headers", metavar="NAME:VALUE", multiple=True, help="Sent with every request.")
+@click.option("--body", metavar="TEXT|@FILE", help="What every request posts.")
+@click.option("--body-size", metavar="BYTES", type=click.IntRange(1, MOST_BODY), help="Post so many bytes instead.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0.01, 3600),
+    default=10.0,
+    show_default=True,
+    help="An answer that takes longer is an error.",
+)
+@click.option(
+    "--beside", metavar="TOOLS", help=f"Give the same load to {', '.join(TOOLS)} (a list), one after another."
+)
+@click.option("--json", "as_json", is_flag=True, help="Tell it to a program.")
+@click.option("--progress/--no-progress", default=None, help="Show how far it is.  [default: on a terminal]")
+def http(
+    url: str,
+    connections: int,
+    duration: float,
+    warm_up: float,
+    rate: float | None,
+    pipeline: int,
+    method: str | None,
+    headers: tuple[str, ...],
+    body: str | None,
+    body_size: int | None,
+    timeout: float,
+    beside: str | None,
+    as_json: bool,
+    progress: bool | None,
+) -> int:
+    """Load an HTTP/1.1 server: as fast as it answers, or at a rate.
+
+    An answer is good if its status is from 200 to 399. Exits with 1 if any request failed, since figures of a load that
+    failed are of something else.
+    """
+    tools = _tools(beside)
+    posted = _body(body, body_size)
+    written = [_header(each) for each in headers]
+    # Only now, so that help and a wrong option are answered at once.
+    from ..bench import http as bench
+    from ..bench import report
+
+    load = bench.HttpLoad(
+        target=bench.Target.of(url),
+        connections=connections,
+        duration_s=duration,
+        warm_up_s=warm_up,
+        rate=rate,
+        pipeline=pipeline,
+        method=method.upper() if method else None,
+        headers=written,
+        body=posted,
+        answer_timeout_s=timeout,
+    )
+    shown = sys.stderr.isatty() if progress is None else progress
+    with _bar(load, shown) as told:
+        found = bench.run(load, told)
+    others, left_out = _beside(load, tools, shown)
+    tell = report.as_json if as_json else report.text
+    click.echo(tell(load, found, others, left_out))
+    return EXIT_ERRORS if found.figures.errors or not found.figures.answers else 0
+
+
+def _tools(beside: str | None) -> list[str]:
+    tools = [name for name in (beside or "").replace(",", " ").split() if name]
+    for name in tools:
+        if name not in TOOLS:
+            raise ConfigError(f"--beside: expected some of {', '.join(TOOLS)}, got {name!r}")
+    return tools
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ConfigError(f"--header: expected NAME:VALUE, got {text!r}")
+    return name.strip(), value.strip()
+
+
+def _body(body: str | None, size: int | None) -> bytes | None:
+    if body is not None and size is not None:
+        raise ConfigError("--body and --body-size both say what to post: give one of them")
+    if size is not None:
+        return b"x" * size
+    if body is None or not body.startswith("@"):
+        return None if body is None else body.encode()
+    try:
+        content = Path(body[1:]).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"--body: {body[1:]}: {error.strerror}") from error
+    if len(content) > MOST_BODY:
+        raise ConfigError(f"--body: expected at most {MOST_BODY} bytes, got {len(content)}")
+    return content
+
+
+def _beside(load: HttpLoad, tools: Sequence[str], shown: bool) -> tuple[list[Figures], list[str]]:
+    from ..bench.beside import LeftOut, run_beside
+
+    found: list[Figures] = []
+    left_out: list[str] = []
+    for name in tools:
+        if shown:
+            click.echo(f"{name}: {load.duration_s:g} s", err=True)
+        try:
+            found.append(run_beside(name, load))
+        except LeftOut as reason:
+            left_out.append(str(reason))
+    return found, left_out
+
+
+@contextmanager
+def _bar(load: HttpLoad, shown: bool) -> Generator[Callable[[float, int, int], None] | None]:
+    """A bar of the time that has passed, with the answers so far."""
+    if not shown:
+        yield None
+        return
+    steps = round((load.warm_up_s + load.duration_s) * 1000)
+    with click.progressbar(length=steps, label="loading", file=sys.stderr, item_show_func=str) as bar:
+        yield _Teller(bar)
+        bar.update(steps - bar.pos, "")
+
+
+class _Teller:
+    """What the load calls ten times a second."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+
+    def __call__(self, elapsed_s: float, answers: int, errors: int) -> None:
+        failed = f", {errors:,} errors" if errors else ""
+        self.bar.update(
+            max(0, min(round(elapsed_s * 1000), self.bar.length) - self.bar.pos), f"{answers:,} answers{failed}"
+        )
