@@ -1,16 +1,19 @@
 """The peer of the `udp` work: an echo on uvloop's datagram transport, as its users write it."""
 
+from __future__ import annotations
+
 import asyncio
 import sys
+from typing import Any
 
-import uvloop
+import uvloop  # pyright: ignore[reportMissingImports]
 
 
 class Echo(asyncio.DatagramProtocol):
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
-    def datagram_received(self, data, addr):
+    def datagram_received(self, data: bytes, addr: Any) -> None:
         self.transport.sendto(data, addr)
 
 

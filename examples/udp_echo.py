@@ -1,7 +1,7 @@
 """UDP echo: every datagram goes back to whoever sent it.
 
-    python examples/udp_echo.py --port 7000
-    echo hello | nc -u -w1 127.0.0.1 7000
+python examples/udp_echo.py --port 7000
+echo hello | nc -u -w1 127.0.0.1 7000
 """
 
 import argparse

@@ -55,6 +55,11 @@ def load_app(spec: str | Application, *, factory: bool = False) -> Application:
     return found
 
 
+def load_attribute(spec: str) -> Any:
+    """Whatever `spec` names (`module:attribute.attribute`). Raises `AppImportError`."""
+    return _resolve(spec)[0]
+
+
 def _resolve(spec: str) -> tuple[Any, str]:
     module_name, colon, attribute_path = spec.partition(":")
     _check_spelling(spec, module_name, colon, attribute_path)

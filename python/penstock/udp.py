@@ -95,6 +95,18 @@ class Multicast:
     loop: bool | None = None
 
 
+@dataclass(frozen=True)
+class _Limits:
+    max_datagram_bytes: int
+    max_queued_bytes: int
+    max_tasks: int
+
+    def __post_init__(self) -> None:
+        _check("max_datagram_bytes", self.max_datagram_bytes, 1, MAX_DATAGRAM_BYTES)
+        _check("max_queued_bytes", self.max_queued_bytes, 65_536, 1 << 40)
+        _check("max_tasks", self.max_tasks, 1, 1 << 30)
+
+
 class _Endpoint:
     """One open socket on a loop: what server and client have in common."""
 
@@ -108,16 +120,13 @@ class _Endpoint:
         on_close: Callable[[Peer, str], Any] | None,
         on_error: ErrorHandler | None,
         sessions: Sessions,
-        max_datagram_bytes: int,
-        max_queued_bytes: int,
-        max_tasks: int,
+        limits: _Limits,
     ) -> None:
         self.loop = loop
         self.gone: asyncio.Future[None] = loop.create_future()
-        self._socket = sock
         self._on_error = on_error
         self._tasks: set[asyncio.Task[Answer]] = set()
-        self._max_tasks = max_tasks
+        self._max_tasks = limits.max_tasks
         self._is_full = False
         self._drained: list[asyncio.Future[None]] = []
         self.native = _core.DatagramEndpoint(
@@ -130,13 +139,16 @@ class _Endpoint:
             on_coroutine=self._begin,
             on_drained=self._tell_drained,
             on_gone=self._go,
-            max_datagram_bytes=max_datagram_bytes,
-            max_queued_bytes=max_queued_bytes,
+            max_datagram_bytes=limits.max_datagram_bytes,
+            max_queued_bytes=limits.max_queued_bytes,
             idle_timeout_s=sessions.idle_timeout_s,
             max_peers=sessions.max_peers,
             evicts=sessions.when_full == "evict",
             amplification=sessions.amplification_limit,
         )
+        # The reactor has a descriptor of its own.
+        self._file = sock.let_go() if isinstance(sock, UnixSocket) else None
+        sock.close()
 
     def report(self, peer: Peer | None, error: Exception) -> None:
         """Tell `on_error`; what that raises itself is logged, as is everything without one."""
@@ -206,7 +218,8 @@ class _Endpoint:
         await future
 
     def _go(self) -> None:
-        _close(self._socket)
+        if self._file is not None:
+            self._file.remove()
         self._tell_drained()
         if not self.gone.done():
             self.gone.set_result(None)
@@ -249,37 +262,39 @@ class UDPServer:
         max_queued_bytes: int = 16 << 20,
         max_tasks: int = 1000,
     ) -> None:
-        _check("max_datagram_bytes", max_datagram_bytes, 1, MAX_DATAGRAM_BYTES)
-        _check("max_queued_bytes", max_queued_bytes, 65_536, 1 << 40)
-        _check("max_tasks", max_tasks, 1, 1 << 30)
         if not callable(on_datagram):
             raise ConfigError(f"on_datagram: expected a function of (peer, datagram), got {on_datagram!r}")
         if sessions is None and (on_open is not None or on_close is not None):
             raise ConfigError("on_open and on_close speak of sessions: give sessions=penstock.Sessions(), too")
         self.options = options or SocketOptions()
-        self._handlers = {"on_open": on_open, "on_close": on_close, "on_error": on_error}
+        self._on_open, self._on_close, self._on_error = on_open, on_close, on_error
         self._on_datagram = on_datagram
         self._sessions = sessions or _FORGETFUL
         self._multicast = multicast
-        self._limits = {
-            "max_datagram_bytes": max_datagram_bytes,
-            "max_queued_bytes": max_queued_bytes,
-            "max_tasks": max_tasks,
-        }
+        self._limits = _Limits(max_datagram_bytes, max_queued_bytes, max_tasks)
         self._endpoint: _Endpoint | None = None
 
     async def start(self, address: str | tuple[Any, ...]) -> None:
         """Open the socket in the running loop. Raises `AddressError` or `SocketOptionRefused`."""
+        _running_loop()
         self.adopt(bind_datagram(address, self.options))
 
     def adopt(self, sock: socket.socket) -> None:
         """Serve a socket that somebody else has bound. It is the server's from now on."""
         if self._endpoint is not None:
+            sock.close()
             raise RuntimeError("this server is open already: make another for another address")
-        loop = _running_loop()
         try:
+            loop = _running_loop()
             self._endpoint = _Endpoint(
-                loop, sock, on_datagram=self._on_datagram, sessions=self._sessions, **self._handlers, **self._limits
+                loop,
+                sock,
+                on_datagram=self._on_datagram,
+                on_open=self._on_open,
+                on_close=self._on_close,
+                on_error=self._on_error,
+                sessions=self._sessions,
+                limits=self._limits,
             )
             if self._multicast is not None:
                 self._set_multicast(self._multicast)
@@ -360,9 +375,10 @@ class UDPServer:
 
         async def serve() -> None:
             stop = asyncio.Event()
+            where = describe(sock)
             self.adopt(sock)
             with logging_process(), stopping_on_signals(asyncio.get_running_loop(), stop.set):
-                logs.log_banner([describe(sock)])
+                logs.log_banner([where])
                 await stop.wait()
                 logs.error_logger.info("Shutting down")
                 await self.close()
@@ -373,7 +389,7 @@ class UDPServer:
             with asyncio.Runner(loop_factory=lambda: EventLoop(poller)) as runner:
                 runner.run(serve())
         finally:
-            _close(sock)
+            sock.close()
 
 
 class UDPClient:
@@ -402,18 +418,11 @@ class UDPClient:
         max_received: int = 1024,
         max_tasks: int = 1000,
     ) -> None:
-        _check("max_datagram_bytes", max_datagram_bytes, 1, MAX_DATAGRAM_BYTES)
-        _check("max_queued_bytes", max_queued_bytes, 65_536, 1 << 40)
         _check("max_received", max_received, 1, 1 << 30)
-        _check("max_tasks", max_tasks, 1, 1 << 30)
         self.options = options or SocketOptions()
         self._address, self._local_address = address, local_address
         self._on_datagram, self._on_error = on_datagram, on_error
-        self._limits = {
-            "max_datagram_bytes": max_datagram_bytes,
-            "max_queued_bytes": max_queued_bytes,
-            "max_tasks": max_tasks,
-        }
+        self._limits = _Limits(max_datagram_bytes, max_queued_bytes, max_tasks)
         self._max_received = max_received
         self._received: deque[bytes] = deque()
         self._errors: deque[Exception] = deque(maxlen=16)
@@ -436,7 +445,7 @@ class UDPClient:
                 on_close=None,
                 on_error=self._take_error,
                 sessions=_FORGETFUL,
-                **self._limits,
+                limits=self._limits,
             )
         except BaseException:
             sock.close()
@@ -564,10 +573,10 @@ def _connect_datagram(
     ends = [(socket.AF_UNIX, _unix_name(written))] if is_unix else _look_up(address, passive=False)
     last: PenstockError | None = None
     for family, resolved in ends:
-        sock = _UnixSocket() if is_unix else socket.socket(family, socket.SOCK_DGRAM)
+        sock = UnixSocket() if is_unix else socket.socket(family, socket.SOCK_DGRAM)
         try:
             _prepare(sock, options)
-            if isinstance(sock, _UnixSocket):
+            if isinstance(sock, UnixSocket):
                 # A server can answer only to a name; an abstract one of the kernel's choice vanishes with the socket.
                 sock.bind_name("" if local is None else _unix_name(_written(local)))
             elif local is not None:
@@ -585,32 +594,50 @@ def _connect_datagram(
     raise last
 
 
-class _UnixSocket(socket.socket):
-    """A bound Unix datagram socket, which removes its file when the process that made it closes it."""
+@dataclass(frozen=True)
+class SocketFile:
+    """The file of a Unix socket, which the process that made it removes, if it is still the same."""
+
+    path: str
+    identity: tuple[int, int]
+    owner_pid: int
+
+    def remove(self) -> None:
+        if self.owner_pid == os.getpid():
+            with suppress(OSError):
+                if _identity(self.path) == self.identity:
+                    os.unlink(self.path)
+
+
+class UnixSocket(socket.socket):
+    """A bound Unix datagram socket, which removes its file when it is closed, unless it has let it go."""
 
     def __init__(self) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._made: tuple[int, str, tuple[int, int]] | None = None
+        self._file: SocketFile | None = None
 
     def bind_name(self, name: str | bytes) -> None:
         self.bind(name)
         if name and isinstance(name, str):
             # Absolute: the program may change the working directory.
-            self._made = (os.getpid(), os.path.abspath(name), _identity(name))
+            self._file = SocketFile(os.path.abspath(name), _identity(name), os.getpid())
             os.chmod(name, _SOCKET_MODE)
 
+    def let_go(self) -> SocketFile | None:
+        """Leave the file to somebody else."""
+        file, self._file = self._file, None
+        return file
+
     def close(self) -> None:
-        made, self._made = self._made, None
-        if made is not None and made[0] == os.getpid():
-            with suppress(OSError):
-                if _identity(made[1]) == made[2]:
-                    os.unlink(made[1])
+        file = self.let_go()
+        if file is not None:
+            file.remove()
         super().close()
 
 
 def _bind_unix(written: str, options: SocketOptions) -> socket.socket:
     name = _unix_name(written)
-    sock = _UnixSocket()
+    sock = UnixSocket()
     try:
         _prepare(sock, options)
         if isinstance(name, str):
@@ -669,8 +696,9 @@ def _look_up(address: str | tuple[Any, ...], *, passive: bool) -> list[tuple[int
 
 def _host_and_port(address: str | tuple[Any, ...]) -> tuple[str, int]:
     if isinstance(address, tuple):
-        scope = f"%{address[3]}" if len(address) > 3 and address[3] else ""
-        return f"{address[0]}{scope}", int(address[1])
+        host, port, *rest = address
+        scope = f"%{rest[1]}" if len(rest) > 1 and rest[1] else ""
+        return f"{host}{scope}", int(port)
     host, colon, port = address.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
@@ -702,7 +730,7 @@ def _unix_name(written: str) -> str | bytes:
 
 def describe(sock: socket.socket) -> str:
     """Where a datagram socket is bound, as a person would write it."""
-    name = sock.getsockname()
+    name: Any = sock.getsockname()
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         return f"udp://{_written((name[0], name[1]))}"
     path = os.fsdecode(name)
@@ -739,11 +767,6 @@ def _running_loop() -> EventLoop:
             factory = "asyncio.Runner(loop_factory=penstock.EventLoop)"
         raise RuntimeError(f"datagram sockets need a penstock.EventLoop, and this is {type(loop).__name__}: {factory}")
     return loop
-
-
-def _close(sock: socket.socket) -> None:
-    with suppress(OSError):
-        sock.close()
 
 
 def _identity(path: str) -> tuple[int, int]:

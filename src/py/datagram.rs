@@ -94,7 +94,7 @@ impl DatagramEndpoint {
         let this = slf.get();
         let mut seen = 0_u32;
         while !this.is_paused.load(Ordering::Relaxed) {
-            let Some(event) = inbox.next() else { return Ok(()) };
+            let Some(event) = inbox.next_event() else { return Ok(()) };
             match event {
                 Event::Datagram { peer, start, bytes } if !this.is_closed.load(Ordering::Relaxed) => {
                     let datagram = PyBytes::new(slf.py(), inbox.bytes(start, bytes));

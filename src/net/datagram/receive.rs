@@ -111,7 +111,7 @@ impl ReceiveBatch {
         let name_bytes = (header.msg_hdr.msg_namelen as usize).min(mem::size_of::<libc::sockaddr_storage>());
         // SAFETY: the name is plain data, initialised when it was made.
         let name = unsafe { slice::from_raw_parts(ptr::from_ref(&self.names[at]).cast::<u8>(), name_bytes) };
-        let told = (header.msg_hdr.msg_controllen as usize).min(RECEIVED_BYTES);
+        let told = header.msg_hdr.msg_controllen.min(RECEIVED_BYTES);
         let start = at * self.slots.slot_bytes;
         let control = Control::parse(&self.controls[at].0[..told]);
         Message { bytes: self.bytes(start, kept), start, whole_bytes, name, control }

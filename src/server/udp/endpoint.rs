@@ -60,7 +60,7 @@ pub enum Event {
 /// Events in order, and the bytes that they speak of.
 #[derive(Default)]
 pub struct Inbox {
-    pub batch: Option<Box<ReceiveBatch>>,
+    pub batch: Option<ReceiveBatch>,
     pub events: Vec<Event>,
     /// Those before have been seen.
     pub at: usize,
@@ -71,7 +71,7 @@ impl Inbox {
         self.at == self.events.len()
     }
 
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn next_event(&mut self) -> Option<Event> {
         let event = self.events.get(self.at).copied()?;
         self.at += 1;
         Some(event)
@@ -188,10 +188,10 @@ impl Endpoint {
     /// Take what has arrived into `batch`, and make events of it. False: the batch is not needed.
     pub(super) fn receive(
         &mut self,
-        mut batch: Box<ReceiveBatch>,
+        mut batch: ReceiveBatch,
         elapsed: Duration,
         counters: &ReactorCounters,
-    ) -> Option<Box<ReceiveBatch>> {
+    ) -> Option<ReceiveBatch> {
         debug_assert!(self.inbox.is_none());
         match batch.receive(&self.fd) {
             Ok(messages) => {

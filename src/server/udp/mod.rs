@@ -38,7 +38,7 @@ pub struct UdpService {
     endpoints: Slab<Box<Endpoint>>,
     by_watch: HashMap<Token, EndpointId>,
     /// Batches that nobody uses, and how many there are in all.
-    batches: Vec<Box<ReceiveBatch>>,
+    batches: Vec<ReceiveBatch>,
     batches_made: usize,
     /// Endpoints that found no batch.
     starved: VecDeque<EndpointId>,
@@ -111,7 +111,7 @@ impl UdpService {
         let batch = self.batches.pop().or_else(|| {
             (self.batches_made < MAX_BATCHES).then(|| {
                 self.batches_made += 1;
-                Box::new(ReceiveBatch::new(BATCH_MESSAGES, EndpointSettings::MAX_DATAGRAM_BYTES))
+                ReceiveBatch::new(BATCH_MESSAGES, EndpointSettings::MAX_DATAGRAM_BYTES)
             })
         });
         let Some(batch) = batch else {
@@ -165,14 +165,12 @@ impl UdpService {
                 self.receive(io, id);
             }
         }
-        if self.dirty.is_empty() {
-            return true;
-        }
         let mut is_settled = true;
         for id in std::mem::take(&mut self.dirty) {
             is_settled &= self.flush(io, id);
         }
-        is_settled
+        // What a flush found out is to be told now, and not after the sleep.
+        is_settled && self.listed.is_empty()
     }
 
     fn flush<C: Default>(&mut self, io: &mut Io<C>, id: EndpointId) -> bool {
