@@ -90,6 +90,15 @@ class RootPath(Text):
 
 
 @dataclass(frozen=True)
+class UrlPath(Text):
+    metavar: ClassVar[str] = "PATH"
+    what: str = "a path that begins with a slash and needs no escapes, such as /healthz"
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, str) and re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*", value) is not None
+
+
+@dataclass(frozen=True)
 class Peers(Text):
     metavar: ClassVar[str] = "PEERS"
     what: str = "addresses and networks separated by commas, such as 127.0.0.1,10.0.0.0/8, or unix, or * alone"
@@ -357,6 +366,7 @@ def setting(default: T, kind: Kind, *, group: str, help: str, other_variable: st
 
 WHERE = "Where to listen"
 APPLICATION = "Application"
+DEVELOPMENT = "Development"
 CONNECTIONS = "Connections"
 LIMITS = "Limits: what one client can cost the others"
 PROXIES = "Behind a proxy"
@@ -443,6 +453,38 @@ class ServerConfig:
         "that is there already stays.",
     )
 
+    reload: bool = setting(
+        False,
+        Switch(),
+        group=DEVELOPMENT,
+        help="Start the application anew whenever one of its files changes. The listener stays open meanwhile.",
+    )
+    reload_dir: Sequence[str] = setting(
+        (),
+        Directories(what="directories"),
+        group=DEVELOPMENT,
+        help="Watch this directory, with all below it, instead of --app-dir. Repeatable.",
+    )
+    reload_include: Sequence[str] = setting(
+        (),
+        Patterns(what="patterns of file names, such as *.html"),
+        group=DEVELOPMENT,
+        help="Watch files of this pattern, too, beside *.py; or this very file, wherever it is. Repeatable.",
+    )
+    reload_exclude: Sequence[str] = setting(
+        (),
+        Patterns(what="patterns of file or directory names, such as tests"),
+        group=DEVELOPMENT,
+        help="Leave alone what this pattern matches, file or directory. What begins with a dot, virtual environments, "
+        "node_modules, caches and editors' own files are left alone anyway. Repeatable.",
+    )
+    reload_delay_s: float = setting(
+        0.05,
+        Seconds(0.01, 60),
+        group=DEVELOPMENT,
+        help="Start anew when no further file has changed for this long.",
+    )
+
     timeout_keep_alive_s: float = setting(
         5.0,
         Seconds(0, 86_400),
@@ -463,6 +505,12 @@ class ServerConfig:
     )
     server_header: bool = setting(True, Switch(), group=CONNECTIONS, help="Send a Server header by default.")
     date_header: bool = setting(True, Switch(), group=CONNECTIONS, help="Send a Date header by default.")
+    health: str | None = setting(
+        None,
+        UrlPath(),
+        group=CONNECTIONS,
+        help="Answer this path with 200 and ok, without the application or the interpreter.",
+    )
     header: Sequence[str] = setting(
         (),
         Headers(),

@@ -67,12 +67,19 @@ def _change_directory(path: str) -> None:
 
 def start(app: str | Callable[..., Any], config: ServerConfig, *, notes: Iterable[str] = ()) -> None:
     """Serve until stopped. `notes` are logged first."""
-    from . import logs, server
+    from . import logs
 
     config = prepare(app, config)
     for note in notes:
         logs.error_logger.warning("%s", note)
-    server.serve(app, config)
+    if config.reload:
+        from .reload import serve_reloading
+
+        serve_reloading(app, config)
+    else:
+        from .server import serve
+
+        serve(app, config)
 
 
 @_with_settings_of(ServerConfig)

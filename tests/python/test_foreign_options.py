@@ -324,15 +324,13 @@ def test_every_option_of_ours_is_in_the_command():
 
 # What is not of this part of the server.
 AWAITED = {
-    *("--reload", "--reload-dir", "--reload-include", "--reload-exclude", "--reload-delay"),
-    *("--reload-engine", "--reload-extra-file"),
     *("-w", "--workers", "--limit-max-requests", "--limit-max-requests-jitter", "--max-requests"),
     *("--max-requests-jitter", "-t", "--timeout", "--timeout-worker-healthcheck", "--preload", "--threads"),
     *("--interface", "-p", "--pid", "-u", "--user", "-g", "--group", "-m", "--umask"),
     *("--control-socket", "--control-socket-mode", "--no-control-socket"),
 }
 AWAITED_VARIABLES = {
-    *("reload", "reload_engine", "reload_extra_files", "workers", "max_requests"),
+    *("workers", "max_requests"),
     *("max_requests_jitter", "timeout", "preload_app", "threads", "pidfile", "user", "group", "umask"),
     *("control_socket", "control_socket_mode", "control_socket_disable"),
 }

@@ -136,6 +136,10 @@ TABLE: tuple[Foreign, ...] = (
         variable="limit_request_field_size",
         word="--limit-head-size bounds all header lines together",
     ),
+    _without_effect(
+        "--reload-engine", of=GUNICORN, variable="reload_engine", word="the kernel tells of changes, wherever it can"
+    ),
+    _same("--reload-extra-file", of=GUNICORN, setting="reload_include", variable="reload_extra_files"),
     _refused("--spew", of=GUNICORN, variable="spew", word="run the server under python -m trace", takes_value=False),
     _without_effect(
         "--no-sendfile",

@@ -8,10 +8,13 @@ from typing import Any
 
 import click
 
-from ..config import APPLICATION, SETTINGS
+from ..config import APPLICATION, DEVELOPMENT, SETTINGS
 from ..errors import ConfigError
 from ..static import StaticMount
 from .options import SettingOption, SettingsCommand, config_from
+
+# There is no application here.
+_NOT_HERE = (APPLICATION, DEVELOPMENT)
 
 
 class StaticCommand(SettingsCommand):
@@ -23,7 +26,7 @@ class StaticCommand(SettingsCommand):
 
 
 def _concerns_application(parameter: click.Parameter) -> bool:
-    return isinstance(parameter, SettingOption) and parameter.setting.group == APPLICATION
+    return isinstance(parameter, SettingOption) and parameter.setting.group in _NOT_HERE
 
 
 @click.command(
@@ -51,7 +54,7 @@ def command(directory: str, listing: bool, hidden: bool, cache_control: str | No
 
 
 # Of the application's settings nothing is asked here, so nothing is wrong with them either.
-_NOT_ASKED = {known.variable for known in SETTINGS.values() if known.group == APPLICATION}
+_NOT_ASKED = {known.variable for known in SETTINGS.values() if known.group in _NOT_HERE}
 
 
 async def _nothing_else(scope: Any, receive: Any, send: Any) -> None:

@@ -31,6 +31,7 @@ pub struct ServerConfig {
     server_header: bool,
     date_header: bool,
     header: Vec<String>,
+    pub health: Option<String>,
     #[pyo3(attribute("static"))]
     static_mounts: Vec<StaticMount>,
     static_cache_size: usize,

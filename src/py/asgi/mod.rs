@@ -25,6 +25,7 @@ use super::access_log::AccessLogPlan;
 use super::guarded::Guarded;
 use super::reactor::Reactor;
 use crate::core::Token;
+use crate::server::health::Health;
 use crate::server::http::{HttpEvent, HttpServer, HttpSettings, LogFormat};
 use crate::server::static_files::{StaticFiles, StaticSettings};
 use config::ServerConfig;
@@ -53,6 +54,7 @@ pub struct AsgiServer {
     cancel_on_disconnect: bool,
     settings: HttpSettings,
     static_settings: Option<StaticSettings>,
+    health: Option<String>,
     access_log: Option<(AccessLogPlan, LogFormat)>,
     /// Listeners at every address of the machine: which one a connection came to is asked of the connection.
     wildcard_listeners: Vec<u16>,
@@ -118,6 +120,7 @@ impl AsgiServer {
             cancel_on_disconnect: config.cancel_on_disconnect,
             settings: config.http_settings()?,
             static_settings: config.static_settings(),
+            health: config.health.clone(),
             access_log,
             wildcard_listeners: wildcards(py, &listeners),
             context: task::current_context(py)?.unbind(),
@@ -164,6 +167,9 @@ impl AsgiServer {
         let access_log = self.access_log.as_ref().map(|(plan, format)| plan.open(format.clone())).transpose()?;
         let mut http = HttpServer::new(self.settings.clone(), access_log);
         self.wildcard_listeners.iter().for_each(|&listener| http.note_wildcard_listener(listener));
+        if let Some(path) = &self.health {
+            http.add_responder(Box::new(Health::at(path)));
+        }
         if let Some(settings) = &self.static_settings {
             let files = StaticFiles::open(settings.clone())?;
             if let Some(warning) = files.warning() {
