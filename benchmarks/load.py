@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from measure import BenchError
-from penstock._core import run_http_load
+from penstock._core import run_http_load, run_udp_load
 
 CONNECTIONS = 64
 
@@ -81,3 +81,36 @@ def check_echo(target: Target, found: Mapping[str, Any]) -> None:
     expected = target.body_bytes * found["answers"]
     if target.body_bytes and found["body_bytes"] != expected:
         raise BenchError(f"expected {expected} bytes echoed in {found['answers']} answers, got {found['body_bytes']}")
+
+
+@dataclass(frozen=True)
+class UdpLoad:
+    """What a run found: echoes, and datagrams without one."""
+
+    answers: int
+    rate: float
+    lost: int
+    sent: int
+    latency_us: dict[str, float]
+
+
+def udp_load(port: int, *, flows: int, window: int, datagram_bytes: int, in_runs: bool, seconds: float) -> UdpLoad:
+    """Load the echo server on this port. Raises BenchError if what comes back is not what was sent."""
+    try:
+        found = run_udp_load(
+            "127.0.0.1",
+            port,
+            flows=flows,
+            window=window,
+            datagram_bytes=datagram_bytes,
+            gso=in_runs,
+            duration_s=seconds,
+        )
+    except ConnectionError as error:
+        raise BenchError(str(error)) from error
+    if found["wrong"]:
+        raise BenchError(f"{found['wrong']} datagrams came back that were not sent, beside {found['answers']} echoes")
+    if not found["answers"]:
+        raise BenchError(f"no echo at all within {seconds:g} s")
+    latency_us = cast("dict[str, float]", found["latency_us"])
+    return UdpLoad(found["answers"], found["rate"], found["lost"], found["sent"], latency_us)

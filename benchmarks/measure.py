@@ -79,7 +79,7 @@ def running(server: Server, directory: Path, cpu: int | None) -> Generator[Runni
             start_new_session=True,
         )
     try:
-        wait_until_ready(process, port, log_path)
+        wait_until_ready(process, server, port, log_path)
         yield Running(server.name, port, process.pid)
     except BenchError as error:
         # A server that dies under load shows as broken connections first.
@@ -90,13 +90,14 @@ def running(server: Server, directory: Path, cpu: int | None) -> Generator[Runni
         stop(process)
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
-    """Until a GET is answered with 200: a listening socket alone may belong to a server still loading its app."""
+def wait_until_ready(process: subprocess.Popen[bytes], server: Server, port: int, log_path: Path) -> None:
+    """Until it answers: a socket alone may belong to a server still loading its app."""
+    is_answered = {"http": answers, "udp": echoes}[server.speaks]
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise BenchError(f"did not start, status {process.returncode}: {last_line(log_path)}")
-        if answers(port):
+        if is_answered(port):
             return
         time.sleep(0.05)
     raise BenchError(f"did not answer within {READY_WITHIN_S:.0f} s: {last_line(log_path)}")
@@ -111,6 +112,17 @@ def answers(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def echoes(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(1.0)
+        try:
+            sock.connect(("127.0.0.1", port))
+            sock.send(b"there?")
+            return sock.recv(64) == b"there?"
+        except OSError:
+            return False
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

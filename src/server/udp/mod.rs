@@ -121,8 +121,8 @@ impl UdpService {
             return;
         };
         let unused = endpoint.receive(batch, elapsed, &io.counters);
-        if let Some(next) = endpoint.sessions.next_sweep(elapsed)
-            && io.time_left(endpoint.watch).is_none()
+        if io.time_left(endpoint.watch).is_none()
+            && let Some(next) = endpoint.sessions.next_sweep(elapsed)
         {
             io.set_deadline(endpoint.watch, next);
         }
