@@ -64,7 +64,7 @@ fmt: $(VENV)/.dev | need-cargo ## Put Python and Rust sources in their form
 	cargo fmt --all
 
 .PHONY: docs
-docs: $(VENV)/.built ## Write the pages that are made from the code
+docs: $(VENV)/.built $(VENV)/.dev ## Write the pages that are made from the code
 	$(BIN)/python tools/generate_docs.py
 
 .PHONY: soak

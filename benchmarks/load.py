@@ -40,9 +40,18 @@ class Load:
 
 
 def http_load(
-    port: int, targets: list[Target], *, seconds: float, rate: float | None = None, connections: int = CONNECTIONS
+    port: int,
+    targets: list[Target],
+    *,
+    seconds: float,
+    rate: float | None = None,
+    connections: int = CONNECTIONS,
+    sleeps: bool = False,
 ) -> Load:
-    """Load the server on this port. Raises BenchError unless every request was answered with what was expected."""
+    """Load the server on this port. Raises BenchError unless every request was answered with what was expected.
+
+    A load that `sleeps` between requests leaves its processor to others.
+    """
     try:
         found: Mapping[str, Any] = run_http_load(
             "127.0.0.1",
@@ -51,6 +60,7 @@ def http_load(
             connections=connections,
             rate=rate,
             duration_s=seconds,
+            sleeps=sleeps,
         )
     except ConnectionError as error:
         raise BenchError(str(error)) from error
@@ -90,27 +100,27 @@ class UdpLoad:
     answers: int
     rate: float
     lost: int
-    sent: int
     latency_us: dict[str, float]
 
 
 def udp_load(port: int, *, flows: int, window: int, datagram_bytes: int, in_runs: bool, seconds: float) -> UdpLoad:
     """Load the echo server on this port. Raises BenchError if what comes back is not what was sent."""
     try:
-        found = run_udp_load(
+        found: Mapping[str, Any] = run_udp_load(
             "127.0.0.1",
             port,
-            flows=flows,
-            window=window,
-            datagram_bytes=datagram_bytes,
+            connections=flows,
+            pipeline=window,
+            size=datagram_bytes,
             gso=in_runs,
             duration_s=seconds,
         )
     except ConnectionError as error:
         raise BenchError(str(error)) from error
-    if found["wrong"]:
-        raise BenchError(f"{found['wrong']} datagrams came back that were not sent, beside {found['answers']} echoes")
+    lost = found["targets"][0]["errors"]["timed_out"]
+    if found["errors"] > lost:
+        check_errors(found)
     if not found["answers"]:
         raise BenchError(f"no echo at all within {seconds:g} s")
     latency_us = cast("dict[str, float]", found["latency_us"])
-    return UdpLoad(found["answers"], found["rate"], found["lost"], found["sent"], latency_us)
+    return UdpLoad(found["answers"], found["rate"], lost, latency_us)

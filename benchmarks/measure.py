@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,7 @@ def running(server: Server, directory: Path, cpu: int | None) -> Generator[Runni
             start_new_session=True,
         )
     try:
-        wait_until_ready(process, server, port, log_path)
+        wait_until_ready(process, port, log_path, {"http": answers, "tcp": listens, "udp": echoes}[server.speaks])
         yield Running(server.name, port, process.pid)
     except BenchError as error:
         # A server that dies under load shows as broken connections first.
@@ -90,20 +90,30 @@ def running(server: Server, directory: Path, cpu: int | None) -> Generator[Runni
         stop(process)
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], server: Server, port: int, log_path: Path) -> None:
-    """Until it answers: a socket alone may belong to a server still loading its app."""
-    is_answered = {"http": answers, "udp": echoes}[server.speaks]
+def wait_until_ready(
+    process: subprocess.Popen[bytes], port: int, log_path: Path, is_ready: Callable[[int], bool]
+) -> None:
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise BenchError(f"did not start, status {process.returncode}: {last_line(log_path)}")
-        if is_answered(port):
+        if is_ready(port):
             return
         time.sleep(0.05)
     raise BenchError(f"did not answer within {READY_WITHIN_S:.0f} s: {last_line(log_path)}")
 
 
+def listens(port: int) -> bool:
+    """Enough for a server that has nothing to load once it listens."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def answers(port: int) -> bool:
+    """A GET is answered with 200: a listening socket alone may belong to a server still loading its app."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1.0)
     try:
         connection.request("GET", "/")

@@ -51,8 +51,8 @@ class Server:
     launch: Callable[[int, Path], Launch]
     # Why it cannot be measured here; None if it can.
     missing: str | None = None
-    # What it answers: a GET with 200, or any datagram with itself.
-    speaks: Literal["http", "udp"] = "http"
+    # What tells that it is ready: a GET answered with 200, a connection, or a datagram that comes back.
+    speaks: Literal["http", "tcp", "udp"] = "http"
 
 
 class Servers:
@@ -74,6 +74,8 @@ class Servers:
             "granian": self._granian_asgi,
             "granian-rsgi": self._granian_rsgi,
             "socketify": self._socketify,
+            "penstock-stream": self._penstock_stream,
+            "uvloop": self._uvloop,
         }
         return make[name](name, app)
 
@@ -143,6 +145,19 @@ class Servers:
             return Launch([str(self.peers.python), str(HERE / "socketify_server.py"), str(port)])
 
         return Server(name, launch, None if "socketify" in self.peers.versions() else "socketify is not installed")
+
+    def _penstock_stream(self, name: str, app: str) -> Server:
+        return self._stream(name, "penstock", Path(sys.executable), app)
+
+    def _uvloop(self, name: str, app: str) -> Server:
+        missing = None if "uvloop" in self.peers.versions() else "uvloop is not installed"
+        return self._stream(name, "uvloop", self.peers.python, app, missing)
+
+    def _stream(self, name: str, kind: str, python: Path, app: str, missing: str | None = None) -> Server:
+        def launch(port: int, directory: Path) -> Launch:
+            return Launch([str(python), str(HERE / "stream_apps.py"), kind, app, str(port)])
+
+        return Server(name, launch, missing, speaks="tcp")
 
     def _peer(self, name: str, command: str, arguments: Callable[[int], list[str]]) -> Server:
         path = self.peers.bin / command

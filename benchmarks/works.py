@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from load import CONNECTIONS, Target, UdpLoad, http_load, udp_load
 from measure import BenchError, Running
 from servers import UDP_ECHO
+from stream_load import Audience, framed_echo
 
 Figures = dict[str, float]
 
@@ -29,6 +30,8 @@ class Metric:
 
 METRICS = {
     "cost_us": Metric("server CPU per request, us", 2, is_cost=True),
+    "frame_us": Metric("server CPU per frame, us", 3, is_cost=True),
+    "delivery_us": Metric("server CPU per delivery, us", 3, is_cost=True),
     "bytes_per_connection": Metric("user bytes per connection", 0, is_cost=True),
     "fast_p99_ms": Metric("p99 of the fast, ms", 1, is_cost=True),
     "rate": Metric("answers/s", 0),
@@ -125,7 +128,7 @@ def measure_udp(server: Running, case: Case, effort: Effort) -> Figures:
         "rate": found.rate,
         "p50_us": found.latency_us["p50"],
         "p99_us": found.latency_us["p99"],
-        "lost_percent": 100 * found.lost / max(found.sent, 1),
+        "lost_percent": 100 * found.lost / (found.answers + found.lost),
     }
 
 
@@ -150,6 +153,29 @@ def measure_fairness(server: Running, case: Case, effort: Effort) -> Figures:
         "slow_rate": slow.answers / effort.seconds,
         "rate": fast.answers / effort.seconds,
     }
+
+
+def measure_framed(server: Running, case: Case, effort: Effort) -> Figures:
+    """Frames of 64 bytes, 16 in flight on each of 64 connections."""
+    framed_echo(server.port, effort.warm_up_s)
+    before_s = server.cpu_seconds()
+    frames = framed_echo(server.port, effort.seconds)
+    return {"frame_us": (server.cpu_seconds() - before_s) / frames * 1e6, "rate": frames / effort.seconds}
+
+
+# What is said at once, so that a connection's share of it leaves together.
+BROADCAST_TOGETHER = 16
+
+
+def measure_broadcast(server: Running, case: Case, effort: Effort) -> Figures:
+    """100 bytes to every connection, 16 times at once, until all have heard all."""
+    members = max(effort.idle_connections * 2 // 3, 10)
+    with Audience(server.port, members) as audience:
+        audience.broadcast(1, BROADCAST_TOGETHER)
+        before_s = server.cpu_seconds()
+        deliveries = audience.broadcast(max(round(effort.seconds), 1), BROADCAST_TOGETHER)
+        spent_s = server.cpu_seconds() - before_s
+    return {"delivery_us": spent_s / deliveries * 1e6, "connections": members}
 
 
 IDLE_REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -289,6 +315,24 @@ WORKS = {
             ("penstock", "uvloop"),
             measure_udp,
             (UDP_SINGLE, UDP_RUNS),
+        ),
+        Work(
+            "framed",
+            "length-prefixed frames of 64 bytes echoed, 16 in flight on each of 64 connections",
+            "framed",
+            ("penstock-stream", "uvloop"),
+            measure_framed,
+            (Case("framed"),),
+            plotted=("frame_us",),
+        ),
+        Work(
+            "broadcast",
+            "100 bytes to 10,000 connections, 16 times at once",
+            "broadcast",
+            ("penstock-stream", "uvloop"),
+            measure_broadcast,
+            (Case("broadcast"),),
+            plotted=("delivery_us",),
         ),
     )
 }

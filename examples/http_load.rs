@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use penstock::load::http::{HttpPlan, HttpReport, Pace, Target, run};
+use penstock::load::http::{HttpPlan, LoadReport, Pace, Target, run};
 
 fn main() -> ExitCode {
     let outcome = parse(std::env::args().skip(1)).and_then(|plan| run(&plan).map_err(|error| error.to_string()));
@@ -64,13 +64,13 @@ fn seconds(key: &str, text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(value(key, text)?).map_err(|_| format!("{key} cannot be {text} s"))
 }
 
-fn print(report: &HttpReport) {
+fn print(report: &LoadReport) {
     println!("{:.0} answers a second, {} errors, {} reconnects", report.rate(), report.errors(), report.reconnects);
     for target in &report.targets {
         let percentile = |percent| target.latencies.percentile(percent).as_secs_f64() * 1e6;
         println!(
             "{}: {} answers on {} connections ({} to {} each); us p50 {:.0} p90 {:.0} p99 {:.0} p99.9 {:.0} max {:.0}",
-            target.path,
+            target.name,
             target.answers,
             target.connections,
             target.fewest_on_one,
@@ -82,7 +82,7 @@ fn print(report: &HttpReport) {
             target.latencies.max().as_secs_f64() * 1e6,
         );
         if let Some(first) = &target.errors.first {
-            println!("{}: {} errors, the first: {first}", target.path, target.errors.total());
+            println!("{}: {} errors, the first: {first}", target.name, target.errors.total());
         }
     }
 }

@@ -102,12 +102,22 @@ counters! {
     requests,
     /// Malformed requests, answered with 400, 417, 501 or 505.
     requests_malformed,
-    /// Requests beyond a limit of size, answered with 413, 414 or 431.
-    requests_too_large,
-    /// Requests whose head or body took too long, answered with 408.
-    requests_timed_out,
+    /// Requests whose head has too many bytes or header lines, answered with 431.
+    heads_too_large,
+    /// Requests whose target is too long, answered with 414.
+    targets_too_long,
+    /// Requests whose body is too large, answered with 413.
+    bodies_too_large,
+    /// Requests whose trailers are too large, answered with 431.
+    trailers_too_large,
+    /// Requests whose head took too long, answered with 408.
+    heads_timed_out,
+    /// Requests whose body took too long or came too slowly, answered with 408.
+    bodies_timed_out,
     /// Requests beyond the limit of those in progress, answered with 503.
     requests_over_limit,
+    /// Of those, requests to a WSGI application whose threads were all busy, and their queue full.
+    requests_not_queued,
     /// Connections beyond a limit, answered with 503.
     connections_over_limit,
     /// Connections closed because they were idle for too long.
@@ -129,17 +139,4 @@ counters! {
     budget_exhausted,
     /// Access-log lines dropped because the log could not keep up.
     log_lines_dropped,
-}
-
-impl ReactorCounters {
-    /// A request was refused with this status.
-    pub fn count_refusal(&self, status: u16) {
-        let counter = match status {
-            408 => &self.requests_timed_out,
-            413 | 414 | 431 => &self.requests_too_large,
-            503 => &self.requests_over_limit,
-            _ => &self.requests_malformed,
-        };
-        counter.add(1);
-    }
 }

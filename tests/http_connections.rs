@@ -10,12 +10,13 @@ use penstock::core::buffer::Lease;
 use penstock::core::poller::{self, PollerKind, Readiness};
 use penstock::core::{CloseReason, EventLoop, Io, Service, Token};
 use penstock::protocol::http1::ResponseError;
-use penstock::server::http::{Body, HttpConnection, HttpEvent, HttpServer, HttpSettings, Take, UpgradeError, Upgraded};
+use penstock::server::Connection;
+use penstock::server::http::{Body, HttpEvent, HttpServer, HttpSettings, Take, UpgradeError, Upgraded};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const TICK: Duration = Duration::from_millis(5);
 
-type TestIo = Io<HttpConnection>;
+type TestIo = Io<Connection>;
 
 /// HTTP, and a toy protocol that some connections are handed over to: what it hears it says again, louder.
 struct Site {
@@ -26,7 +27,7 @@ struct Site {
 }
 
 impl Service for Site {
-    type Connection = HttpConnection;
+    type Connection = Connection;
     type Mail = ();
 
     fn accepted(&mut self, io: &mut TestIo, _listener: Token, fd: OwnedFd) {
@@ -34,7 +35,7 @@ impl Service for Site {
     }
 
     fn received(&mut self, io: &mut TestIo, token: Token, lease: Lease) {
-        if io.state(token).is_some_and(|connection| connection.is_upgraded()) {
+        if io.http(token).is_some_and(|connection| connection.is_upgraded()) {
             // SAFETY: the lease is of this turn.
             return shout(io, token, unsafe { lease.as_slice() });
         }
@@ -61,7 +62,7 @@ impl Service for Site {
         self.http.expired(io, token);
     }
 
-    fn closed(&mut self, _io: &mut TestIo, token: Token, state: HttpConnection, reason: CloseReason) {
+    fn closed(&mut self, _io: &mut TestIo, token: Token, state: Connection, reason: CloseReason) {
         self.shouts.remove(&token);
         self.http.closed(token, state, reason);
     }
@@ -232,7 +233,7 @@ fn a_stop_leaves_upgraded_connections_to_their_protocol() {
     upgraded.write_all(OFFER.as_bytes()).unwrap();
     assert_eq!(running.read(&mut upgraded, SWITCHED.len()), SWITCHED);
     let EventLoop { io, service, .. } = &mut running.event_loop;
-    service.http.drain(io);
+    service.http.drain(io, false);
     assert_eq!(running.read_to_end(&mut idle), "");
     upgraded.write_all(b"still here").unwrap();
     assert_eq!(running.read(&mut upgraded, 10), "STILL HERE");

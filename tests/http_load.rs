@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use penstock::load::LoadError;
-use penstock::load::http::{ErrorKind, HttpPlan, HttpReport, Pace, RequestParts, Target, TargetReport, run, run_until};
+use penstock::load::http::{ErrorKind, HttpPlan, LoadReport, Pace, RequestParts, Target, TargetReport, run, run_until};
 
 const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
 
@@ -63,7 +63,7 @@ fn target(path: &str, weight: u32, body_bytes: usize) -> Target {
     Target { path: path.to_owned(), weight, body_bytes }
 }
 
-fn only(report: &HttpReport) -> &TargetReport {
+fn only(report: &LoadReport) -> &TargetReport {
     assert_eq!(report.targets.len(), 1);
     &report.targets[0]
 }

@@ -17,9 +17,8 @@ use penstock::core::poller::Readiness;
 use penstock::core::poller::simulated::FaultPlan;
 use penstock::core::{CloseReason, EventLoop, Io, Service, Token};
 use penstock::protocol::http1::ResponseError;
-use penstock::server::http::{
-    AccessLog, Body, HttpConnection, HttpEvent, HttpServer, HttpSettings, LogFormat, RespondError, Take,
-};
+use penstock::server::Connection;
+use penstock::server::http::{AccessLog, Body, HttpEvent, HttpServer, HttpSettings, LogFormat, RespondError, Take};
 use support::{PATIENCE, Peer, Random, World, worlds};
 
 // ---------------------------------------------------------------- the server under test
@@ -27,36 +26,36 @@ use support::{PATIENCE, Peer, Random, World, worlds};
 struct Site(HttpServer);
 
 impl Service for Site {
-    type Connection = HttpConnection;
+    type Connection = Connection;
     type Mail = ();
 
-    fn accepted(&mut self, io: &mut Io<HttpConnection>, _: Token, fd: OwnedFd) {
+    fn accepted(&mut self, io: &mut Io<Connection>, _: Token, fd: OwnedFd) {
         self.0.add(io, fd, 0);
     }
-    fn received(&mut self, io: &mut Io<HttpConnection>, token: Token, lease: Lease) {
+    fn received(&mut self, io: &mut Io<Connection>, token: Token, lease: Lease) {
         self.0.received(io, token, lease);
     }
-    fn ended(&mut self, io: &mut Io<HttpConnection>, token: Token) {
+    fn ended(&mut self, io: &mut Io<Connection>, token: Token) {
         self.0.ended(io, token);
     }
-    fn drained(&mut self, io: &mut Io<HttpConnection>, token: Token) {
+    fn drained(&mut self, io: &mut Io<Connection>, token: Token) {
         self.0.drained(io, token);
     }
-    fn blocked(&mut self, io: &mut Io<HttpConnection>, token: Token) {
+    fn blocked(&mut self, io: &mut Io<Connection>, token: Token) {
         self.0.blocked(io, token);
     }
-    fn unblocked(&mut self, io: &mut Io<HttpConnection>, token: Token) {
+    fn unblocked(&mut self, io: &mut Io<Connection>, token: Token) {
         self.0.unblocked(io, token);
     }
-    fn expired(&mut self, io: &mut Io<HttpConnection>, token: Token) {
+    fn expired(&mut self, io: &mut Io<Connection>, token: Token) {
         self.0.expired(io, token);
     }
-    fn closed(&mut self, _: &mut Io<HttpConnection>, token: Token, state: HttpConnection, reason: CloseReason) {
+    fn closed(&mut self, _: &mut Io<Connection>, token: Token, state: Connection, reason: CloseReason) {
         self.0.closed(token, state, reason);
     }
-    fn ready(&mut self, _: &mut Io<HttpConnection>, _: Token, _: Readiness) {}
-    fn mail(&mut self, _: &mut Io<HttpConnection>, (): ()) {}
-    fn settle(&mut self, io: &mut Io<HttpConnection>) -> bool {
+    fn ready(&mut self, _: &mut Io<Connection>, _: Token, _: Readiness) {}
+    fn mail(&mut self, _: &mut Io<Connection>, (): ()) {}
+    fn settle(&mut self, io: &mut Io<Connection>) -> bool {
         self.0.flush_log(io);
         self.0.settle(io)
     }
@@ -152,7 +151,7 @@ impl Bench {
     }
 
     fn drain(&mut self) {
-        self.event_loop.service.0.drain(&mut self.event_loop.io);
+        self.event_loop.service.0.drain(&mut self.event_loop.io, false);
     }
 
     // ---- the application

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use penstock::load::LoadError;
-use penstock::load::udp::{UdpPlan, UdpReport, run_until};
+use penstock::load::udp::{DatagramPlan, ErrorKind, LoadReport, Pace, Schedule, run_until};
 
 /// A server that answers each datagram with what `answer` makes of it. Its thread ends with the test's process.
 fn server(mut answer: impl FnMut(u64, &[u8]) -> Vec<Vec<u8>> + Send + 'static) -> SocketAddr {
@@ -23,66 +23,89 @@ fn server(mut answer: impl FnMut(u64, &[u8]) -> Vec<Vec<u8>> + Send + 'static) -
     address
 }
 
-fn plan(address: SocketAddr) -> UdpPlan {
-    UdpPlan {
+fn plan(address: SocketAddr) -> DatagramPlan {
+    let schedule = Schedule {
         address,
-        flows: 4,
-        window: 8,
-        datagram_bytes: 64,
-        gso: false,
+        connections: 4,
+        pipeline: 8,
+        pace: Pace::Closed,
+        sleeps: false,
         warm_up: Duration::ZERO,
         duration: Duration::from_millis(200),
-        answer_timeout: Duration::from_millis(50),
-    }
+        answer_timeout: Duration::from_secs(10),
+    };
+    DatagramPlan { schedule, bytes: 64, gso: false }
 }
 
-fn run(plan: &UdpPlan) -> UdpReport {
-    run_until(plan, &mut || false).unwrap()
+fn run(plan: &DatagramPlan) -> LoadReport {
+    run_until(plan, &mut |_| false).unwrap()
+}
+
+fn errors(report: &LoadReport, kind: ErrorKind) -> u64 {
+    report.targets[0].errors.count(kind)
 }
 
 #[test]
 fn every_echo_is_counted_and_timed_with_gso_and_without() {
     for gso in [false, true] {
         let address = server(|_, datagram| vec![datagram.to_vec()]);
-        let report = run(&UdpPlan { gso, answer_timeout: Duration::from_secs(10), ..plan(address) });
-        assert!(report.answers > 0 && report.rate() > 0.0, "{report:?}");
-        assert_eq!((report.lost, report.wrong), (0, 0));
-        assert_eq!(report.latencies.count(), report.answers);
+        let report = run(&DatagramPlan { gso, ..plan(address) });
+        assert!(report.answers() > 0 && report.rate() > 0.0, "{report:?}");
+        assert_eq!(report.errors(), 0, "{report:?}");
+        assert_eq!(report.latencies().count(), report.answers());
     }
 }
 
 #[test]
-fn what_is_lost_is_counted_and_the_flow_goes_on() {
-    let address = server(|number, datagram| if number % 50 == 7 { vec![] } else { vec![datagram.to_vec()] });
-    let report = run(&plan(address));
-    assert!(report.lost > 0 && report.answers > report.lost, "{report:?}");
-    assert_eq!(report.wrong, 0);
+fn an_open_loop_sends_what_is_due_and_no_more() {
+    let address = server(|_, datagram| vec![datagram.to_vec()]);
+    let mut plan = plan(address);
+    plan.schedule.pace = Pace::PerSecond(2_000.0);
+    let report = run(&plan);
+    assert_eq!((report.answers(), report.errors()), (400, 0), "{report:?}");
 }
 
 #[test]
-fn what_was_not_sent_is_wrong_and_not_an_answer() {
-    let address = server(|_, datagram| vec![datagram.to_vec(), datagram[..20].to_vec(), b"short".to_vec()]);
-    let report = run(&UdpPlan { window: 1, flows: 1, ..plan(address) });
-    assert!(report.wrong > 0 && report.answers > 0, "{report:?}");
+fn what_is_lost_is_counted_and_the_load_goes_on() {
+    let address = server(|number, datagram| if number % 50 == 7 { vec![] } else { vec![datagram.to_vec()] });
+    let mut plan = plan(address);
+    plan.schedule.answer_timeout = Duration::from_millis(50);
+    let report = run(&plan);
+    let lost = errors(&report, ErrorKind::TimedOut);
+    assert!(lost > 0 && report.answers() > lost, "{report:?}");
+    assert_eq!(errors(&report, ErrorKind::Malformed), 0);
+}
+
+#[test]
+fn what_was_not_sent_is_no_answer() {
+    let address = server(|_, datagram| vec![datagram.to_vec(), datagram[..20].to_vec(), datagram.to_vec()]);
+    let report = run(&plan(address));
+    assert!(report.answers() > 0, "{report:?}");
+    assert!(errors(&report, ErrorKind::Malformed) > 0 && errors(&report, ErrorKind::Repeated) > 0, "{report:?}");
 }
 
 #[test]
 fn a_server_that_is_not_there_is_told_at_once() {
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = run_until(&plan(nobody), &mut || false).unwrap_err();
-    assert!(matches!(error, LoadError::ServerGone { .. }), "{error}");
+    let error = run_until(&plan(nobody), &mut |_| false).unwrap_err();
+    assert!(matches!(error, LoadError::Connect { .. }), "{error}");
 }
 
 #[test]
 fn an_impossible_plan_is_refused_with_what_was_expected() {
-    let address = "127.0.0.1:9".parse().unwrap();
+    let good = plan("127.0.0.1:9".parse().unwrap());
+    let with = |change: &dyn Fn(&mut DatagramPlan)| {
+        let mut plan = good.clone();
+        change(&mut plan);
+        plan
+    };
     for (wrong, text) in [
-        (UdpPlan { flows: 0, ..plan(address) }, "flows is 0, expected 1 to 10000"),
-        (UdpPlan { window: 0, ..plan(address) }, "window is 0, expected 1 to 1024"),
-        (UdpPlan { datagram_bytes: 15, ..plan(address) }, "datagram_bytes is 15, expected 16 to 65000"),
-        (UdpPlan { duration: Duration::ZERO, ..plan(address) }, "duration and answer_timeout"),
+        (with(&|plan| plan.schedule.connections = 0), "0 connections; expected 1 to 65536"),
+        (with(&|plan| plan.schedule.pipeline = 0), "pipeline of 0; expected 1 to 1024"),
+        (with(&|plan| plan.bytes = 7), "datagrams of 7 bytes; expected 8 to 65507"),
+        (with(&|plan| plan.schedule.duration = Duration::ZERO), "longer than 0"),
     ] {
-        let error = run_until(&wrong, &mut || false).unwrap_err();
+        let error = run_until(&wrong, &mut |_| false).unwrap_err();
         assert!(matches!(error, LoadError::Plan(_)) && error.to_string().contains(text), "{error}");
     }
 }
@@ -90,6 +113,8 @@ fn an_impossible_plan_is_refused_with_what_was_expected() {
 #[test]
 fn a_run_stops_when_it_is_asked_to() {
     let address = server(|_, datagram| vec![datagram.to_vec()]);
-    let error = run_until(&UdpPlan { duration: Duration::from_secs(60), ..plan(address) }, &mut || true).unwrap_err();
+    let mut plan = plan(address);
+    plan.schedule.duration = Duration::from_secs(60);
+    let error = run_until(&plan, &mut |_| true).unwrap_err();
     assert!(matches!(error, LoadError::Interrupted));
 }

@@ -1,6 +1,7 @@
 """Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`,
 `docs/socket-options.md`, from those of `SocketOptions`, `docs/kernel-parameters.md`, from the parameters that
-`penstock tune` knows, and `docs/http-conformance.md`, from what the servers made of tests/python/conformance.
+`penstock tune` knows, `docs/from-uvicorn.md` and `docs/from-gunicorn.md`, from the table of their options, and
+`docs/http-conformance.md`, from what the servers made of tests/python/conformance.
 
     python tools/generate_docs.py
 
@@ -22,6 +23,7 @@ DOCS = ROOT / "docs"
 sys.path.insert(0, str(ROOT / "tests" / "python"))
 sys.path.insert(0, str(ROOT / "tools"))
 
+import foreign_pages  # noqa: E402
 import kernel_parameters  # noqa: E402
 from conformance import page as conformance  # noqa: E402
 
@@ -153,6 +155,8 @@ PAGES = {
     DOCS / "settings.md": settings_page,
     DOCS / "socket-options.md": socket_options_page,
     DOCS / "kernel-parameters.md": kernel_parameters.page,
+    DOCS / "from-uvicorn.md": foreign_pages.from_uvicorn,
+    DOCS / "from-gunicorn.md": foreign_pages.from_gunicorn,
     DOCS / "http-conformance.md": conformance.page,
 }
 

@@ -19,7 +19,8 @@ use penstock::core::poller::Readiness;
 use penstock::core::poller::simulated::{FaultPlan, SimulatedNetwork, SimulatedPeer};
 use penstock::core::{CloseReason, EventLoop, Io, Service, Token};
 use penstock::protocol::http1::{BodyDecoder, HeadScanner, Limits, RequestHead, ResponseError};
-use penstock::server::http::{Body, HttpConnection, HttpEvent, HttpServer, HttpSettings, RespondError, Take};
+use penstock::server::Connection;
+use penstock::server::http::{Body, HttpEvent, HttpServer, HttpSettings, RespondError, Take};
 
 use crate::input::Input;
 use crate::naive::{self, Chunked};
@@ -39,7 +40,7 @@ const MAX_CLOSING_TURNS: u32 = 20_000;
 const LARGE_BODY_BYTES: usize = 150_000;
 const LARGE_BODIES: usize = 6;
 
-type HttpIo = Io<HttpConnection>;
+type HttpIo = Io<Connection>;
 
 // ---- what is sent ----------------------------------------------------------------------------------------------------
 
@@ -305,7 +306,7 @@ struct Server {
 }
 
 impl Service for Server {
-    type Connection = HttpConnection;
+    type Connection = Connection;
     type Mail = ();
 
     fn accepted(&mut self, io: &mut HttpIo, _listener: Token, fd: OwnedFd) {
@@ -341,7 +342,7 @@ impl Service for Server {
         self.http.expired(io, token);
     }
 
-    fn closed(&mut self, _io: &mut HttpIo, token: Token, state: HttpConnection, reason: CloseReason) {
+    fn closed(&mut self, _io: &mut HttpIo, token: Token, state: Connection, reason: CloseReason) {
         let peer = self.peers.remove(&token).expect("every connection was accepted");
         assert!(self.endings.insert(peer, reason).is_none(), "closed twice");
         self.http.closed(token, state, reason);
@@ -708,7 +709,7 @@ impl Run {
             }
             Step::Act(Action::Drain) => {
                 let EventLoop { io, service, .. } = &mut self.event_loop;
-                service.http.drain(io);
+                service.http.drain(io, false);
                 self.is_drained = true;
             }
             Step::Act(action) => self.act_on_wire(peer, action),

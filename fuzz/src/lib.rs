@@ -5,6 +5,7 @@
 
 pub mod body;
 pub mod connection;
+pub mod framing;
 pub mod head;
 pub mod proxied;
 pub mod response;

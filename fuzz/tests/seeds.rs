@@ -35,6 +35,11 @@ fn every_connection_seed_holds() {
 }
 
 #[test]
+fn every_framing_seed_holds() {
+    replay("framing", penstock_fuzz::framing::check);
+}
+
+#[test]
 fn every_proxied_seed_holds() {
     replay("proxied", penstock_fuzz::proxied::check);
 }

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypedDict, final
+from types import TracebackType
+from typing import Any, Final, Literal, TypedDict, final
 
 from .config import ServerConfig
 from .logs import AccessLogPlan
+from .streams import CloseReason
 
 __version__: Final[str]
 """The version of the binary, which is that of the package."""
@@ -62,6 +64,9 @@ class Reactor:
     def handle(self) -> ReactorHandle:
         """For a main reactor, which hands connections over to this one. From any thread."""
 
+    def attach_wsgi(self, wsgi: WsgiServer) -> None:
+        """Serve HTTP with this WSGI application, on its own threads, on every listener added from now on."""
+
     def attach_asgi(self, asgi: AsgiServer) -> None:
         """Serve HTTP with this application on every listener added from now on."""
 
@@ -80,10 +85,20 @@ class Reactor:
         process holds: it would get no more connections.
         """
 
-    def drain(self) -> None:
+    def leave_listeners(self) -> None:
+        """Stop accepting, where other processes hold the listeners, too: who waits there is theirs."""
+
+    def report_to(self, scoreboard: Scoreboard, slot: int, shares: bool) -> None:
+        """Tell of this reactor in a slot of the scoreboard, from now on.
+
+        With `shares`, leave connections to the other workers that are ready while this one has more than its share.
+        """
+
+    def drain(self, patience: bool = False) -> None:
         """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called.
 
-        What was handed over by now is among them.
+        What was handed over by now is among them. With `patience`, idle ones stay as long as they might have been kept
+        alive, and have one more answer. Subscriptions to events (`text/event-stream`, asked for by GET) end at once.
         """
 
     def counters(self) -> dict[str, int]:
@@ -135,6 +150,45 @@ class MainReactor:
     def counters(self) -> dict[str, int]:
         """What it has counted since it was made, by name."""
 
+class WorkerFigures(TypedDict):
+    """What a worker tells of itself, as of its reactor's last turn; all zero and "free" if the slot is nobody's."""
+
+    state: Literal["free", "starting", "ready", "draining"]
+    pid: int
+    generation: int
+    ticks: int
+    """Goes on with each turn. Even: the reactor waits for the kernel; odd: it is at work."""
+    connections: int
+    in_progress: int
+    served: int
+    shut: int
+    """1 while it leaves new connections to the others."""
+
+@final
+class Scoreboard:
+    """A slot for each worker process, in memory that forked processes share. From any thread."""
+
+    def __new__(cls, slots: int) -> Scoreboard:
+        """Raises ValueError for less than 1 or more than 65536 slots. The methods raise IndexError for one beyond."""
+
+    def claim(self, slot: int, pid: int, generation: int) -> None:
+        """The slot is this worker's, which starts."""
+
+    def release(self, slot: int) -> None:
+        """The worker of this slot is gone."""
+
+    def set_state(self, slot: int, state: Literal["starting", "ready", "draining"]) -> None:
+        """How far a worker is. Only those that are ready count in the others' shares."""
+
+    def read(self, slot: int) -> WorkerFigures:
+        """What the slot tells."""
+
+def exit_after_hang_up(fd: int, grace_s: float, status: int) -> None:
+    """End this process, at the latest `grace_s` after the other end of a stream socket has been closed.
+
+    Whatever it is doing then: a thread of its own waits, which needs no interpreter. The descriptor is duplicated.
+    """
+
 @final
 class AsgiServer:
     """An ASGI application attached to a reactor."""
@@ -162,6 +216,115 @@ class AsgiServer:
 
     def suspended_tasks(self) -> list[asyncio.Task[None]]:
         """The tasks of requests whose application is suspended, answered or not."""
+
+@final
+class WsgiServer:
+    """A WSGI application attached to a reactor, and the pool of threads that call it."""
+
+    def __new__(
+        cls,
+        app: Callable[..., Any],
+        config: ServerConfig,
+        *,
+        listeners: Sequence[tuple[str, tuple[str, int | None] | None]],
+        errors: object,
+        report: Callable[[str, BaseException | None], object],
+        on_quiet: Callable[[], object],
+        multithread: bool,
+        multiprocess: bool,
+        access_log: AccessLogPlan | None = None,
+    ) -> WsgiServer:
+        """Made within the context that every request's is a copy of.
+
+        `listeners`, `report`, `on_quiet`, `access_log`: as an `AsgiServer` has them. `errors`: `wsgi.errors`.
+        """
+
+    def run_thread(self) -> None:
+        """Serve requests on this thread until `close`. The server must be attached."""
+
+    def close(self) -> None:
+        """Let the threads go, each when it has nothing to do any more. From any thread."""
+
+    def figures(self) -> PoolFigures:
+        """The pool as it is now. From any thread."""
+
+class PoolFigures(TypedDict):
+    """`threads`, and those `busy` with the application; requests `queued` for one now, and the most that ever were;
+    since the pool began, requests `taken` by threads, those `rejected` (answered 503 because the queue was full), and
+    how long those taken had waited, in all."""
+
+    threads: int
+    busy: int
+    queued: int
+    most_queued: int
+    taken: int
+    rejected: int
+    waited_s: float
+
+@final
+class StartResponse:
+    """What `start_response` belongs to. Called, it is the `write` that `start_response` returns."""
+
+    def start_response(
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: tuple[type[BaseException], BaseException, TracebackType] | None = None,
+    ) -> Callable[[bytes], None]:
+        """Begin the response. Until its head has left it can be begun anew, if `exc_info` tells why.
+
+        Raises TypeError or ValueError for a status or header out of order, AssertionError for a second call without
+        `exc_info`, and what `exc_info` holds if the head has left.
+        """
+
+    def __call__(self, data: bytes) -> None:
+        """Send a piece of the body at once. Raises ClientDisconnected when the client has gone."""
+
+@final
+class WsgiInput:
+    """`wsgi.input`: a request's body. Reading waits for what has not arrived.
+
+    Raises ClientDisconnected if the client goes before its request is whole.
+    """
+
+    def read(self, size: int | None = None) -> bytes:
+        """At most `size` bytes, fewer only at the body's end; all there are without a size."""
+
+    def readline(self, size: int | None = None) -> bytes:
+        """A line with its newline, or at most `size` bytes of it."""
+
+    def readlines(self, hint: int | None = None) -> list[bytes]:
+        """The lines that are left; with a `hint`, until they are that many bytes."""
+
+    def __iter__(self) -> WsgiInput:
+        """Itself: iterating yields lines."""
+
+    def __next__(self) -> bytes:
+        """The next line."""
+
+@final
+class FileWrapper:
+    """`wsgi.file_wrapper`: a file as a response's body. A regular one is sent by the kernel; any other is read."""
+
+    def __new__(cls, filelike: Any, blksize: int = 8192) -> FileWrapper:
+        """`filelike`: what has `read(size)`. `blksize`: how much is read at once, where it has to be read."""
+
+    @property
+    def filelike(self) -> Any:
+        """The file, from where it stands."""
+
+    @property
+    def blksize(self) -> int:
+        """How many bytes a block has."""
+
+    def __iter__(self) -> FileWrapper:
+        """Itself: iterating yields blocks."""
+
+    def __next__(self) -> bytes:
+        """The next block."""
+
+    def close(self) -> None:
+        """Close the file, if it can be closed."""
 
 @final
 class HttpCycle:
@@ -200,9 +363,9 @@ class LatencyReport(TypedDict):
     max: float
 
 class TargetReport(TypedDict):
-    """What one target of a load answered."""
+    """What one target of a load answered; its name is a path, or a server's address."""
 
-    path: str
+    name: str
     connections: int
     answers: int
     body_bytes: int
@@ -246,6 +409,7 @@ def run_http_load(
     headers: Sequence[tuple[str, str]] = ...,
     body: bytes | None = None,
     statuses: tuple[int, int] = ...,
+    sleeps: bool = False,
     progress: Callable[[float, int, int], object] | None = None,
 ) -> LoadReport:
     """Load the HTTP server at `host:port` and tell what it answered.
@@ -253,11 +417,51 @@ def run_http_load(
     `targets` are `(path, weight, body_bytes)`: the connections are shared by weight, and a target with a body is
     POSTed to. Without `rate` the loop is closed: each connection asks again once it was answered (`pipeline` requests
     at a time); with it, that many requests a second are due in all, and each latency counts from then.
+    `sleeps` lets it sleep until a request is due, for a load that shares its processor; else it spins, so that no
+    wake-up's delay counts as the server's.
 
     `method`, `host_header`, `headers` and `body` are every request's; an answer is good if its status is within
     `statuses`. About ten times a second `progress` is called with the seconds so far, the good answers and the errors.
     Raises ValueError for an impossible plan and ConnectionError when there is no server; requests that fail are
     counted by kind.
+    """
+
+def run_tcp_load(
+    host: str,
+    port: int,
+    *,
+    message: bytes,
+    connections: int = 64,
+    pipeline: int = 1,
+    rate: float | None = None,
+    duration_s: float = 3.0,
+    warm_up_s: float = 0.0,
+    answer_timeout_s: float = 10.0,
+    progress: Callable[[float, int, int], object] | None = None,
+) -> LoadReport:
+    """Load the TCP server at `host:port`, which is to send each `message` back, byte for byte.
+
+    The rest is as in `run_http_load`.
+    """
+
+def run_udp_load(
+    host: str,
+    port: int,
+    *,
+    size: int = 64,
+    connections: int = 16,
+    pipeline: int = 1,
+    gso: bool = False,
+    rate: float | None = None,
+    duration_s: float = 3.0,
+    warm_up_s: float = 0.0,
+    answer_timeout_s: float = 1.0,
+    progress: Callable[[float, int, int], object] | None = None,
+) -> LoadReport:
+    """Load the UDP server at `host:port`, which is to send each datagram of `size` bytes back.
+
+    The rest is as in `run_http_load`, of sockets; a datagram that has not come back within the timeout is lost, and
+    counts as timed out. With `gso` what a socket sends at once leaves as one where it can; else each is a packet.
     """
 
 def socket_option_table() -> list[tuple[str, str, str, str]]:
@@ -400,32 +604,156 @@ class DatagramPeer:
     def close(self) -> None:
         """End its session. What it sends later begins another."""
 
-class UdpLoadReport(TypedDict):
-    """What a UDP load came to; `rate` in echoes a second."""
+@final
+class StreamServer:
+    """One endpoint of a reactor: a protocol, its handlers, its connections. `penstock.TCPServer` has one a reactor."""
 
-    duration_s: float
-    answers: int
-    sent: int
-    lost: int
-    wrong: int
-    rate: float
-    latency_us: LatencyReport
+    def __new__(
+        cls,
+        reactor: Reactor,
+        event_loop: asyncio.AbstractEventLoop,
+        protocol: Any,
+        handlers: dict[str, Any],
+        settings: dict[str, Any],
+        report: Callable[[str, BaseException | None], object],
+    ) -> StreamServer:
+        """Made within the context that every handler's is a copy of.
 
-def run_udp_load(
-    host: str,
-    port: int,
-    *,
-    flows: int = 16,
-    window: int = 16,
-    datagram_bytes: int = 64,
-    gso: bool = False,
-    duration_s: float = 3.0,
-    warm_up_s: float = 0.0,
-    answer_timeout_s: float = 0.25,
-) -> UdpLoadReport:
-    """Load the UDP echo server at `host:port` and tell what came back.
+        `protocol`: one of `penstock.protocol`'s, or a factory of protocols in Python. `handlers`: `on_message`,
+        `on_messages` or `handler`; `on_connect`, `on_close`, `on_error`. `settings`: the bounds and the heartbeat.
+        Raises ValueError for what cannot be.
+        """
 
-    Each of `flows` connected sockets keeps `window` datagrams under way, and gives them up as lost when nothing has
-    come for `answer_timeout_s`. With `gso` a flow's datagrams leave as one where they can; else each is a packet.
-    Raises ValueError for an impossible plan and ConnectionError when there is no server.
+    @property
+    def listener_number(self) -> int:
+        """What a main reactor hands this server's connections over with; plus 256 for each further listener."""
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+
+    def add_listener(self, fd: int) -> None:
+        """Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own."""
+
+    def remove_listeners(self) -> None:
+        """Accept no more; who waits at the listeners is let in still, with the next turn."""
+
+    def adopt(self, fd: int) -> Connection:
+        """Take a connected, non-blocking socket. The descriptor is duplicated: the caller closes its own."""
+
+    def group(self) -> StreamGroup:
+        """A set of connections that frames can be sent to at once."""
+
+    def stop(self) -> None:
+        """Close every connection once what was sent has left, and take no more."""
+
+    def abort_all(self) -> None:
+        """Cut off what has not closed."""
+
+    def detach(self) -> None:
+        """It has no connection any more, and gets none: its place is another's."""
+
+    def suspended_tasks(self) -> list[asyncio.Task[None]]:
+        """The tasks of handlers that are suspended."""
+
+    def counters(self) -> dict[str, int]:
+        """What has been counted, by name."""
+
+@final
+class Connection:
+    """One stream of frames, as its handlers see it. Only a server or client makes them.
+
+    It belongs to its event loop's thread. What is done with it after its end raises `penstock.ConnectionClosed`, or
+    does nothing.
     """
+
+    @property
+    def peer(self) -> tuple[str, int] | str | None:
+        """Who is at the other end: (address, port), "unix", or None when nobody can say any more."""
+
+    @property
+    def state(self) -> Any:
+        """Whatever the user wants to keep with the connection; None at first."""
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        """Keep this with the connection, and the connection's object as long as it is open."""
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that wait for the peer."""
+
+    @property
+    def reason(self) -> CloseReason | None:
+        """Why it was closed; None while it is open."""
+
+    def send(self, frame: Any) -> bool:
+        """Send a frame. True while the peer keeps up; False: better wait for `drain()` before sending more.
+
+        Raises `ConnectionClosed`, `SendBufferFull`, `FrameError` or TypeError, and then has queued nothing.
+        """
+
+    def send_many(self, frames: Any) -> bool:
+        """Send several frames; they leave together."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> bool:
+        """Send bytes as they are, without a frame around them."""
+
+    def drain(self) -> Awaitable[None]:
+        """Wait until the peer has read nearly all that was sent. Raises `ConnectionClosed`."""
+
+    def receive(self) -> Awaitable[Any]:
+        """Wait for the next frame; None at the end of the stream. Raises `FrameError`.
+
+        Nothing is lost if the wait is cancelled.
+        """
+
+    def __repr__(self) -> str:
+        """Who it is with, and how it is."""
+
+    def __aiter__(self) -> Connection:
+        """The frames, to the end of the stream: `async for frame in connection`."""
+
+    def __anext__(self) -> Awaitable[Any]:
+        """The next frame. Raises StopAsyncIteration at the end of the stream, and FrameError."""
+
+    def wait_closed(self) -> Awaitable[CloseReason]:
+        """Wait until the connection is closed, and return the reason."""
+
+    def pause_reading(self) -> None:
+        """Ask for no more frames; what the peer sends meanwhile waits with it, but for a bounded part."""
+
+    def resume_reading(self) -> None:
+        """Undo `pause_reading`."""
+
+    def close(self) -> None:
+        """Close once what was sent has left. Frames not yet handled are dropped."""
+
+    def abort(self) -> None:
+        """Close now; what was sent and has not left is lost, and the peer is told by a reset."""
+
+    def end(self) -> None:
+        """Send no more, and tell the peer so once everything has left; receiving goes on."""
+
+@final
+class StreamGroup:
+    """Connections of one server on one reactor. `penstock.Group` is made of them."""
+
+    def add(self, connection: Connection) -> None:
+        """Raises ValueError for another server's, or reactor's."""
+
+    def discard(self, connection: Connection) -> None:
+        """Undo `add`."""
+
+    def send(self, frame: Any, exclude: Connection | None = None) -> int:
+        """Send a frame to every member but `exclude`; to how many. A peer that leaves too much unread is cut off."""
+
+    def __len__(self) -> int:
+        """Members that are open."""
+
+    def __contains__(self, key: Connection) -> bool:
+        """Whether it was added, and not discarded."""

@@ -24,8 +24,10 @@ from .static import SYNTAX, StaticMount, mounts_from, refuse_repetition
 
 ENVIRONMENT_PREFIX = "PENSTOCK_"
 
+Interface = Literal["auto", "asgi", "wsgi"]
 Lifespan = Literal["auto", "on", "off"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug", "trace"]
+AcceptName = Literal["shared", "reuseport"]
 PollerName = Literal["auto", "epoll", "io_uring"]
 
 T = TypeVar("T")
@@ -142,6 +144,37 @@ class Integer(Kind):
 
 
 @dataclass(frozen=True)
+class WorkerCount(Kind):
+    metavar: ClassVar[str] = "N|auto"
+    maximum: ClassVar[int] = 512
+
+    @property
+    def expectation(self) -> str:
+        return f"a whole number from 1 to {self.maximum}, or auto"
+
+    def parse(self, text: str) -> object:
+        return "auto" if text.strip().lower() == "auto" else Integer(1, self.maximum).parse(text)
+
+    def accepts(self, value: object) -> bool:
+        return value == "auto" or Integer(1, self.maximum).accepts(value)
+
+
+@dataclass(frozen=True)
+class FileMode(Kind):
+    metavar: ClassVar[str] = "MODE"
+
+    @property
+    def expectation(self) -> str:
+        return "an octal mode from 0 to 777, such as 027"
+
+    def parse(self, text: str) -> object:
+        return int(text, 8)
+
+    def accepts(self, value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 0o777
+
+
+@dataclass(frozen=True)
 class Seconds(Kind):
     metavar: ClassVar[str] = "SECONDS"
     minimum: float
@@ -164,13 +197,15 @@ class Seconds(Kind):
 class Choice(Kind):
     metavar: ClassVar[str] = "CHOICE"
     choices: tuple[str, ...]
+    # What else one may be called, by users of other servers.
+    also: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @property
     def expectation(self) -> str:
         return f"one of {', '.join(self.choices)}"
 
     def parse(self, text: str) -> object:
-        return text.lower()
+        return self.also.get(text.lower(), text.lower())
 
     def accepts(self, value: object) -> bool:
         return value in self.choices
@@ -367,6 +402,8 @@ def setting(default: T, kind: Kind, *, group: str, help: str, other_variable: st
 WHERE = "Where to listen"
 APPLICATION = "Application"
 DEVELOPMENT = "Development"
+WORKERS = "Workers"
+PROCESS = "Process"
 CONNECTIONS = "Connections"
 LIMITS = "Limits: what one client can cost the others"
 PROXIES = "Behind a proxy"
@@ -426,6 +463,19 @@ class ServerConfig:
     factory: bool = setting(
         False, Switch(), group=APPLICATION, help="APP is a function that takes no argument and returns the application."
     )
+    interface: Interface = setting(
+        "auto",
+        Choice(("auto", "asgi", "wsgi"), also={"asgi3": "asgi"}),
+        group=APPLICATION,
+        help="What the application speaks: told by how it is called (auto: coroutines and three arguments are ASGI, "
+        "two arguments WSGI), or the one named.",
+    )
+    threads: int = setting(
+        4,
+        Integer(1, 1024),
+        group=APPLICATION,
+        help="WSGI: threads of each event loop that call the application, and so requests that it answers at once.",
+    )
     lifespan: Lifespan = setting(
         "auto",
         Choice(("auto", "on", "off")),
@@ -436,7 +486,7 @@ class ServerConfig:
         "",
         RootPath(),
         group=APPLICATION,
-        help="ASGI root_path: where the application is mounted, if a proxy strips that prefix.",
+        help="Where the application is mounted, if a proxy strips that prefix: ASGI's root_path, WSGI's SCRIPT_NAME.",
     )
 
     chdir: str | None = setting(
@@ -451,6 +501,82 @@ class ServerConfig:
         group=APPLICATION,
         help="Put this file's variables into the environment, for the settings and for the application. A variable "
         "that is there already stays.",
+    )
+
+    workers: int | Literal["auto"] | None = setting(
+        None,
+        WorkerCount(),
+        group=WORKERS,
+        help="Worker processes under a supervisor, which replaces and reloads them; auto is one for each processor "
+        "that this process may use. Without it one process serves by itself.",
+        other_variable="WEB_CONCURRENCY",
+    )
+    accept: AcceptName = setting(
+        "shared",
+        Choice(("shared", "reuseport")),
+        group=WORKERS,
+        help="How connections reach the workers: from one listener, which a worker with more than its share leaves to "
+        "the others (shared), or spread by the kernel over a listener each (reuseport).",
+    )
+    preload: bool = setting(
+        False,
+        Switch(),
+        group=WORKERS,
+        help="Import the application once, before the workers are forked: they share its memory, and a reload "
+        "keeps it.",
+    )
+    timeout_worker_s: float = setting(
+        60.0,
+        Seconds(0, 86_400),
+        group=WORKERS,
+        help="Kill and replace a worker whose event loop stands still for this long, after its stacks have gone to the "
+        "log; 0 is never. Starting up may take any time.",
+    )
+    limit_max_requests: int = setting(
+        0,
+        Integer(0, 1 << 40),
+        group=WORKERS,
+        help="Replace a worker that has answered this many requests, looked at twice a second; 0 is any number.",
+    )
+    limit_max_requests_jitter: int = setting(
+        0,
+        Integer(0, 1 << 40),
+        group=WORKERS,
+        help="Add a random number up to this one for each worker, so that not all are replaced at once.",
+    )
+    worker_lifetime_s: float = setting(
+        0.0,
+        Seconds(0, 31_536_000),
+        group=WORKERS,
+        help="Replace a worker that has lived for this long, give or take a tenth; 0 is any time.",
+    )
+    worker_max_rss: int = setting(
+        0,
+        Integer(0, 1 << 50),
+        group=WORKERS,
+        help="Replace a worker whose resident memory has more than this many bytes; 0 is any number.",
+    )
+    control: str | None = setting(
+        None,
+        FilePath(),
+        group=WORKERS,
+        help="Listen at this path for penstock ctl; only this user may open it.",
+    )
+
+    user: str | None = setting(
+        None,
+        Text(what="a user's name or number"),
+        group=PROCESS,
+        help="Run the application as this user, with the user's groups; the sockets are opened before.",
+    )
+    group: str | None = setting(
+        None, Text(what="a group's name or number"), group=PROCESS, help="Run the application as this group."
+    )
+    umask: int | None = setting(
+        None, FileMode(), group=PROCESS, help="The mode bits, in octal, that files made by the application lack."
+    )
+    pid: str | None = setting(
+        None, FilePath(), group=PROCESS, help="Write the process's number to this file, and remove it at the end."
     )
 
     reload: bool = setting(
@@ -566,6 +692,12 @@ class ServerConfig:
         help="Requests under way at once; one more is answered 503 with Retry-After. Idle connections do not count. "
         "0 is any number.",
     )
+    limit_queue: int = setting(
+        1024,
+        Integer(0, 1 << 20),
+        group=LIMITS,
+        help="WSGI: requests that may wait for a thread of an event loop; one more is answered 503 with Retry-After.",
+    )
     limit_connections: int = setting(
         0,
         Integer(0, 1 << 30),
@@ -679,9 +811,19 @@ class ServerConfig:
             if isinstance(known.kind, Texts) and isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))
             known.check(getattr(self, name))
+        if self.is_supervised and self.reactors > 1:
+            raise ConfigError("--reactors and --workers: choose threads or processes, and leave the other at one")
         refuse_contradictions(
             {name: getattr(self, name) for name, known in SETTINGS.items() if getattr(self, name) != known.default}
         )
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether a supervisor is needed: for several workers, or for replacing one before it retires.
+
+        `--reload` has one process, whatever an environment made for production says."""
+        needs = ("limit_max_requests", "worker_lifetime_s", "worker_max_rss", "control", "preload")
+        return not self.reload and (self.workers is not None or any(getattr(self, name) for name in needs))
 
 
 def _checked_mounts(given: Any) -> tuple[StaticMount, ...]:
@@ -715,21 +857,32 @@ class Contradiction:
     applies: Callable[[Any, Any], bool] = lambda one, other: True
 
 
+def _wants_reload(reload: bool, other: object) -> bool:
+    return reload and other not in (1, False, None)
+
+
 WHERE_SETTINGS = ("uds", "fd", "bind", "host", "port")
 _BOTH_SAY_WHERE = "{one} and {other} both say where to listen: give one of them"
-_CONTRADICTIONS = [
-    Contradiction(one, other, _BOTH_SAY_WHERE)
-    for one, other in itertools.combinations(WHERE_SETTINGS, 2)
-    if (one, other) != ("host", "port")
-] + [
-    Contradiction(
-        one,
-        "access_log",
-        "{one} asks for an access log and {other} for none: give one of them",
-        lambda _, wanted: not wanted,
-    )
-    for one in ("access_logfile", "access_logformat")
-]
+_CONTRADICTIONS = (
+    [
+        Contradiction(one, other, _BOTH_SAY_WHERE)
+        for one, other in itertools.combinations(WHERE_SETTINGS, 2)
+        if (one, other) != ("host", "port")
+    ]
+    + [
+        Contradiction(
+            one,
+            "access_log",
+            "{one} asks for an access log and {other} for none: give one of them",
+            lambda _, wanted: not wanted,
+        )
+        for one in ("access_logfile", "access_logformat")
+    ]
+    + [
+        Contradiction("reload", one, "{one} serves in one process that starts anew: leave {other} out", _wants_reload)
+        for one in ("workers", "control", "preload", "limit_max_requests", "worker_lifetime_s", "worker_max_rss")
+    ]
+)
 
 
 def contradictions(given: Mapping[str, Any], called: Mapping[str, str] | None = None) -> list[ConfigError]:

@@ -95,3 +95,24 @@ class AmplificationLimited(DatagramError):
 
 class PeerGone(DatagramError):
     """The peer's session, or the socket, has ended."""
+
+
+class FrameError(PenstockError):
+    """A peer sent what is no frame of its protocol, or a frame cannot be sent. `kind`: "too_long", "malformed" or
+    "truncated"."""
+
+    def __init__(self, message: str, kind: str = "malformed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class ConnectionClosed(PenstockError, ConnectionError):
+    """The connection is closed, or about to be: nothing more can be sent. An OSError, as those of sockets are."""
+
+
+class SendBufferFull(PenstockError):
+    """The peer does not read: more waits for it than `max_unsent_bytes` allows. Nothing of this frame was queued."""
+
+
+class ConnectFailed(PenstockError, ConnectionError):
+    """No address of the server could be connected to, in time."""

@@ -55,8 +55,8 @@ def load_app(spec: str | Application, *, factory: bool = False) -> Application:
     return found
 
 
-def load_attribute(spec: str) -> Any:
-    """Whatever `spec` names (`module:attribute.attribute`). Raises `AppImportError`."""
+def load_object(spec: str) -> Any:
+    """What `module:attribute` names. Raises `AppImportError`."""
     return _resolve(spec)[0]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from . import bind
+from . import bind, systemd
 from .config import ServerConfig
 from .errors import (
     AddressError,
@@ -43,8 +43,8 @@ Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 class OwnListener(socket.socket):
     """A listening socket that this server opened, and knows by which process."""
 
-    def __init__(self, family: socket.AddressFamily) -> None:
-        super().__init__(family, socket.SOCK_STREAM)
+    def __init__(self, family: socket.AddressFamily, fileno: int | None = None) -> None:
+        super().__init__(family, socket.SOCK_STREAM, fileno=fileno)
         self._opener = os.getpid()
 
     @property
@@ -56,8 +56,8 @@ class OwnListener(socket.socket):
 class UnixListener(OwnListener):
     """A listening Unix domain socket that removes its file when the process that made it closes it."""
 
-    def __init__(self) -> None:
-        super().__init__(socket.AF_UNIX)
+    def __init__(self, fileno: int | None = None) -> None:
+        super().__init__(socket.AF_UNIX, fileno)
         self._made: tuple[str, tuple[int, int]] | None = None
 
     def bind_file(self, path: str) -> None:
@@ -65,6 +65,13 @@ class UnixListener(OwnListener):
         # Absolute: the application may change the working directory.
         self._made = (os.path.abspath(path), _identity(path))
         os.chmod(path, UDS_MODE)
+
+    def give_away(self) -> None:
+        """Another process goes on with it, and with its file."""
+        self._made = None
+
+    def take_over(self, path: str) -> None:
+        self._made = (os.path.abspath(path), _identity(path))
 
     def close(self) -> None:
         made, self._made = self._made, None
@@ -78,13 +85,16 @@ class UnixListener(OwnListener):
 def open_listeners(config: ServerConfig) -> list[socket.socket]:
     """The listening sockets of this config, non-blocking and not inherited by children; at least one.
 
-    Raises `AddressError` or one of its kinds, and then leaves nothing open.
+    Sockets that systemd has handed over are listened on in place of a host and port. Raises `AddressError` or one of
+    its kinds, and then leaves nothing open.
     """
     options = _options(config.socket_option)
     listeners: list[socket.socket] = []
+    handed_over = systemd.take_sockets() if config.fd is None else []
     try:
-        for place in places(config):
-            listeners += _listen_at(place, config.backlog, options)
+        listeners += [_adopt(fd, options) for fd in handed_over]
+        for place in places(config) if not handed_over else ():
+            listeners += _listen_at(place, config.backlog, options, reuse_port=config.accept == "reuseport")
     except BaseException:
         close_listeners(listeners)
         raise
@@ -102,14 +112,14 @@ def places(config: ServerConfig) -> list[bind.Place]:
     return [bind.TcpPlace(config.host, config.port)]
 
 
-def _listen_at(place: bind.Place, backlog: int, options: SocketOptions) -> list[socket.socket]:
+def _listen_at(place: bind.Place, backlog: int, options: SocketOptions, *, reuse_port: bool) -> list[socket.socket]:
     match place:
         case bind.InheritedPlace(fd):
             return [_adopt(fd, options)]
         case bind.UnixPlace(path):
             return [_listen_unix(path, backlog, options)]
         case bind.TcpPlace(host, port):
-            return _listen_tcp(host, port, backlog, options)
+            return _listen_tcp(host, port, backlog, options, reuse_port=reuse_port)
 
 
 def try_addresses(config: ServerConfig) -> None:
@@ -139,12 +149,52 @@ def _try(place: bind.Place, options: SocketOptions) -> None:
             close_listeners(_listen_tcp(host, port, None, options))
 
 
+def open_at(address: str, backlog: int, options: SocketOptions) -> list[socket.socket]:
+    """The listening sockets at `host:port` (an empty host is every address of the machine) or `unix:/path`.
+
+    Raises `ConfigError` for what is no address, otherwise as `open_listeners` does.
+    """
+    if address.startswith("unix:"):
+        return [_listen_unix(address.removeprefix("unix:"), backlog, options)]
+    host, port = host_and_port(address)
+    return _listen_tcp(host, port, backlog, options)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of `host:port` or `[::1]:port`. Raises `ConfigError`."""
+    host, colon, port = address.removeprefix("tcp://").rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and bare == host):
+        raise ConfigError(
+            f"expected an address such as 127.0.0.1:9000, [::1]:9000 or unix:/run/app.sock, got {address!r}"
+        )
+    return bare, int(port)
+
+
 def _options(written: tuple[str, ...]) -> SocketOptions:
     options = SocketOptions.parse(written)
     if options.no_delay is False:
         # A response leaves whole, with one call: Nagle's algorithm could only delay its last segment.
         raise ConfigError("--socket-option no-delay=off: an HTTP server has it on, always; leave the option out")
     return options
+
+
+def inherit(fd: int) -> socket.socket:
+    """A listener of a former process of this server's, which gives it away, file and all, when this one is ready."""
+    with socket.socket(fileno=os.dup(fd)) as same:
+        family, name = same.family, same.getsockname()
+    if family != socket.AF_UNIX:
+        return OwnListener(family, fd)
+    listener = UnixListener(fd)
+    with suppress(OSError):  # An abstract name, or a file that somebody has removed.
+        listener.take_over(os.fsdecode(name))
+    return listener
+
+
+def give_away(listeners: Iterable[socket.socket]) -> None:
+    for listener in listeners:
+        if isinstance(listener, UnixListener):
+            listener.give_away()
 
 
 def close_listeners(listeners: Iterable[socket.socket]) -> None:
@@ -166,13 +216,30 @@ def describe(listener: socket.socket) -> str:
     return f"unix:@{path[1:]}" if path.startswith("\0") else f"unix:{path}"
 
 
-def _listen_tcp(host: str, port: int, backlog: int | None, options: SocketOptions) -> list[socket.socket]:
+def is_reusable(listener: socket.socket) -> bool:
+    """Whether it can have twins."""
+    is_internet = listener.family in (socket.AF_INET, socket.AF_INET6)
+    return is_internet and listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+
+
+def open_twin(listener: socket.socket, config: ServerConfig) -> socket.socket:
+    """Another listener of the same address, which gets its share of the connections. Raises `AddressError`."""
+    address, options = listener.getsockname(), _options(config.socket_option)
+    try:
+        return _bind_tcp(listener.family, address, config.backlog, options, reuse_port=True)
+    except OSError as error:
+        raise _tcp_error(error, address[0], address[1]) from None
+
+
+def _listen_tcp(
+    host: str, port: int, backlog: int | None, options: SocketOptions, *, reuse_port: bool = False
+) -> list[socket.socket]:
     addresses = _look_up(host, port)
     attempts = _FREE_PORT_ATTEMPTS if port == 0 and len(addresses) > 1 else 1
     while True:
         listeners: list[socket.socket] = []
         try:
-            _listen_on_each(addresses, backlog, options, listeners)
+            _listen_on_each(addresses, backlog, options, listeners, reuse_port)
             return listeners
         except AddressError as error:
             close_listeners(listeners)
@@ -192,7 +259,11 @@ def _look_up(host: str, port: int) -> list[Address]:
 
 
 def _listen_on_each(
-    addresses: list[Address], backlog: int | None, options: SocketOptions, listeners: list[socket.socket]
+    addresses: list[Address],
+    backlog: int | None,
+    options: SocketOptions,
+    listeners: list[socket.socket],
+    reuse_port: bool,
 ) -> None:
     """Append a listener for each address; one that this machine lacks is left out while another is had."""
     lacking: tuple[Address, OSError] | None = None
@@ -200,7 +271,7 @@ def _listen_on_each(
         if listeners and address[1] == 0:
             address = (address[0], listeners[0].getsockname()[1], *address[2:])
         try:
-            listeners.append(_bind_tcp(family, address, backlog, options))
+            listeners.append(_bind_tcp(family, address, backlog, options, reuse_port=reuse_port))
         except OSError as error:
             if error.errno not in _NOT_HERE:
                 raise _tcp_error(error, address[0], address[1]) from None
@@ -211,12 +282,19 @@ def _listen_on_each(
 
 
 def _bind_tcp(
-    family: socket.AddressFamily, address: tuple[Any, ...], backlog: int | None, options: SocketOptions
+    family: socket.AddressFamily,
+    address: tuple[Any, ...],
+    backlog: int | None,
+    options: SocketOptions,
+    *,
+    reuse_port: bool = False,
 ) -> socket.socket:
     listener = OwnListener(family)
     try:
         # Without it a restart fails for a minute, while connections of the former server are in TIME_WAIT (tcp(7)).
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             # Else :: takes the IPv4 port too, and a name with both addresses cannot be listened on.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -246,7 +324,7 @@ def _tcp_error(error: OSError, host: str, port: int) -> AddressError:
 
 def _listen_unix(path: str, backlog: int, options: SocketOptions) -> socket.socket:
     _refuse_long_path(path)
-    _remove_stale(path)
+    remove_stale(path)
     listener = UnixListener()
     try:
         options.set_on(listener, SocketKind.UNIX_LISTENER)
@@ -270,16 +348,16 @@ def _refuse_long_path(path: str) -> None:
         )
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str, flag: str = "--uds") -> None:
     """Remove a socket file that nobody answers at; refuse one that is answered, and whatever is no socket."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
         return  # Nothing there, or nothing we may see: bind says which.
     if not stat.S_ISSOCK(mode):
-        raise AddressInUse(f"--uds: {path} exists and is not a socket: remove it, or choose another path")
+        raise AddressInUse(f"{flag}: {path} exists and is not a socket: remove it, or choose another path")
     if _is_answered(path):
-        raise AddressInUse(f"{path} is already in use: find by whom with ss -lxp, or choose another --uds")
+        raise AddressInUse(f"{path} is already in use: find by whom with ss -lxp, or choose another {flag}")
     try:
         os.unlink(path)
     except OSError as error:

@@ -145,7 +145,7 @@ class Reloader:
                 reload=False,
                 chdir=None,
                 bind=fds,
-                **{name: getattr(defaults, name) for name in ("host", "port", "uds", "fd")},
+                **{name: getattr(defaults, name) for name in ("host", "port", "uds", "fd", "workers")},
                 timeout_graceful_shutdown_s=min(config.timeout_graceful_shutdown_s, _GRACE_S),
             ),
         )

@@ -84,7 +84,7 @@ def start(app: str | Callable[..., Any], config: ServerConfig, *, notes: Iterabl
 
 @_with_settings_of(ServerConfig)
 def run(app: str | Callable[..., Any], config: ServerConfig) -> None:
-    """Serve an ASGI application, `"module:attribute"` or the callable itself, until Ctrl-C or SIGTERM.
+    """Serve an ASGI or WSGI application, `"module:attribute"` or the callable itself, until Ctrl-C or SIGTERM.
 
     Every setting of `ServerConfig` is a keyword argument: `penstock.run(app, host="::", port=8080)`. The environment
     is not read. Raises `PenstockError` for what a user can put right: `ConfigError`, `AppImportError`,

@@ -16,10 +16,12 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from . import _core, importer, listener, logs
+from . import _core, identity, importer, listener, logs, systemd
 from .config import ServerConfig
 from .event_loop import EventLoop
+from .interface import interface_of
 from .lifespan import Lifespan
+from .wsgi import ErrorStream, WsgiThreads
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What a request may take to notice its cancellation once its time is up.
@@ -28,10 +30,26 @@ _CANCEL_GRACE_S = 1.0
 
 def serve(app: str | Callable[..., Any], config: ServerConfig) -> None:
     """Serve until SIGINT or SIGTERM. Raises `PenstockError` for what its user can put right."""
-    application = importer.load_app(app, factory=config.factory)
-    listeners = listener.open_listeners(config)
+    if config.is_supervised:
+        from .supervisor import supervise
+
+        supervise(app, config)
+    else:
+        serve_alone(app, config)
+
+
+def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
+    """Serve in this process, which nobody replaces."""
+    identity.check(config)
+    listeners: list[socket.socket] = []
     try:
-        with asyncio.Runner(loop_factory=lambda: EventLoop(config.poller)) as runner:
+        if identity.is_asked(config):
+            # Sockets may need the rights that the application shall not have.
+            listeners = listener.open_listeners(config)
+        identity.become(config)
+        application = importer.load_app(app, factory=config.factory)
+        listeners = listeners or listener.open_listeners(config)
+        with identity.pid_file(config.pid), asyncio.Runner(loop_factory=lambda: EventLoop(config.poller)) as runner:
             runner.run(_serve(application, listeners, config))
     finally:
         listener.close_listeners(listeners)
@@ -71,9 +89,14 @@ class Worker:
 
     def __init__(self, app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
         self.app, self.listeners, self.config = app, listeners, config
+        self._interface = interface_of(app, config.interface)
+        # Of a WSGI application, once it is attached.
+        self.threads: WsgiThreads | None = None
         self._stop = asyncio.Event()
         self._quiet = asyncio.Event()
         self._hurry = asyncio.Event()
+        # Leaving has time: somebody else serves already.
+        self._has_patience = False
 
     async def main(self) -> None:
         with logging_process():
@@ -83,12 +106,13 @@ class Worker:
         """From the application's start-up to its shutdown."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, EventLoop)
-        lifespan = Lifespan(self.app, self.config.lifespan)
+        lifespan = Lifespan(self.app, self.config.lifespan if self._interface == "asgi" else "off")
         if not await _ends_unless(self._stop, lifespan.start_up()):
             logs.error_logger.info("Stopped before the application had started")
             return
-        server = self._attach(loop, lifespan.state)
+        server = self._attach(loop, lifespan.state) if self._interface == "asgi" else self._attach_wsgi(loop)
         self.let_in(loop)
+        self._watch_dog(loop)
         await self._stop.wait()
         self.let_nobody_in(loop)
         await self._drain(loop, server)
@@ -98,8 +122,9 @@ class Worker:
 
     def stop(self) -> None:
         """Stop gracefully; asked again, without waiting for requests under way."""
-        if self._stop.is_set():
+        if self._stop.is_set() and not self._has_patience:
             self._hurry.set()
+        self._has_patience = False
         self._stop.set()
 
     def _attach(self, loop: EventLoop, state: dict[str, Any]) -> _core.AsgiServer:
@@ -118,27 +143,57 @@ class Worker:
             loop.reactor.attach_asgi(server)
         return server
 
+    def _attach_wsgi(self, loop: EventLoop) -> WsgiThreads:
+        config = self.config
+        with logs.access_log_plan(config) as access_log:
+            server = _core.WsgiServer(
+                self.app,
+                config,
+                listeners=[("http", _scope_address(each)) for each in self.listeners],
+                errors=ErrorStream(),
+                report=_report,
+                on_quiet=self._quiet.set,
+                multithread=config.threads > 1 or config.reactors > 1,
+                multiprocess=config.workers not in (None, 1),
+                access_log=access_log,
+            )
+            loop.reactor.attach_wsgi(server)
+        self.threads = WsgiThreads(server, config.threads)
+        return self.threads
+
     def let_in(self, loop: EventLoop) -> None:
         """The application has started: connections may come."""
         for each in self.listeners:
             loop.reactor.add_listener(each.fileno())
         log_open(self.listeners)
 
+    def _watch_dog(self, loop: EventLoop) -> None:
+        """Tell systemd, if it asks, that the loop comes round. In a worker it does not ask."""
+        interval_s = systemd.watchdog_interval_s()
+        if interval_s is not None:
+            systemd.alive()
+            loop.call_later(interval_s, self._watch_dog, loop)
+
     def let_nobody_in(self, loop: EventLoop) -> None:
         """It is time to stop: connections come no more."""
-        logs.error_logger.info("Shutting down")
         # The reactor's own descriptors are the last of a listener, if no other process has it: it lets nobody in from
         # here on, and takes those who wait.
         is_last = listener.is_last_holder(self.listeners)
         listener.close_listeners(self.listeners)
         loop.reactor.remove_listeners(last=is_last)
+        systemd.stopping()
+        # Only now: whoever reads it may rely on it.
+        logs.error_logger.info("Shutting down")
 
-    async def _drain(self, loop: EventLoop, server: _core.AsgiServer) -> None:
+    async def _drain(self, loop: EventLoop, server: _core.AsgiServer | WsgiThreads) -> None:
         """Let the requests under way finish, and end those that take too long."""
-        loop.reactor.drain()
+        loop.reactor.drain(self._has_patience)
         if loop.reactor.requests_in_progress:
             logs.error_logger.info("Waiting for connections to close. (CTRL+C to force quit)")
         if await self._have_ended_within(server, self.config.timeout_graceful_shutdown_s):
+            return
+        if isinstance(server, WsgiThreads):
+            server.leave_behind()
             return
         tasks = server.suspended_tasks()
         if not tasks:
@@ -150,12 +205,15 @@ class Worker:
         self._hurry.clear()
         await self._have_ended_within(server, _CANCEL_GRACE_S)
 
-    async def _have_ended_within(self, server: _core.AsgiServer, timeout_s: float) -> bool:
+    async def _have_ended_within(self, server: _core.AsgiServer | WsgiThreads, timeout_s: float) -> bool:
         """Whether all requests have ended, before the time is up and before somebody hurries."""
         return await _ends_unless(self._hurry, self._have_ended(server), timeout_s)
 
-    async def _have_ended(self, server: _core.AsgiServer) -> None:
+    async def _have_ended(self, server: _core.AsgiServer | WsgiThreads) -> None:
         await self._quiet.wait()
+        if isinstance(server, WsgiThreads):
+            await server.end()
+            return
         # All is answered; what applications still do after their responses is part of their requests.
         while tasks := server.suspended_tasks():
             await asyncio.wait(tasks)
@@ -187,6 +245,7 @@ def logging_process() -> Generator[None]:
 def log_open(listeners: list[socket.socket]) -> None:
     """Everything has started, and connections are let in."""
     logs.log_banner(listener.describe(each) for each in listeners)
+    systemd.ready()
     # What start-up made stays; the collector need not look at it again for every generation.
     gc.collect()
     gc.freeze()

@@ -295,7 +295,7 @@ class SocketOptions:
     not_sent_low_water_bytes: int | None = _option(
         "TCP_NOTSENT_LOWAT",
         Number("bytes", 0, _MAX_BYTES),
-        default="256 KiB for what a server accepts, else net.ipv4.tcp_notsent_lowat (no limit)",
+        default="64 KiB for what a server accepts, else net.ipv4.tcp_notsent_lowat (no limit)",
         when="Lower, so that what is sent last leaves soon although much was sent before (priorities, fresh data "
         "instead "
         "of stale).",

@@ -35,6 +35,10 @@ pub struct ChannelFlags {
     pub closing: bool,
     /// Closing politely: what still arrives is thrown away until the peer ends or a deadline passes.
     pub lingering: bool,
+    /// Nothing is appended to the output any more; when it has left, our side ends.
+    pub output_ends: bool,
+    /// Our side has ended.
+    pub output_ended: bool,
     /// Closed already, in the list of those to be removed.
     pub closed: bool,
 }

@@ -230,6 +230,38 @@ impl<C: Default> Io<C> {
         }
     }
 
+    /// Close this reactor's descriptor of a listener that others hold, too: whoever waits there is theirs.
+    pub fn leave_listener(&mut self, token: Token) {
+        if self.channels.get(token).is_some_and(|channel| !channel.flags.closing) {
+            self.resting_listeners.retain(|&resting| resting != token);
+            self.close_listener(token);
+        }
+    }
+
+    /// Leave what comes to a listener to others that hold it, too, until `go_on_listening`.
+    pub fn hold_listener(&mut self, token: Token) {
+        if let Some(channel) = self.channels.get_mut(token).filter(|c| !c.flags.closing && !c.flags.paused) {
+            channel.flags.paused = true;
+            self.poller.stop_accept(token, channel.fd);
+        }
+    }
+
+    /// Undo `hold_listener`.
+    pub fn go_on_listening(&mut self, token: Token) {
+        let Some(channel) = self.channels.get_mut(token).filter(|c| !c.flags.closing && c.flags.paused) else { return };
+        channel.flags.paused = false;
+        if !self.resting_listeners.contains(&token) && self.poller.accept(token, channel.fd).is_err() {
+            self.resting_listeners.push(token);
+            self.set_deadline(token, ACCEPT_BACK_OFF);
+        }
+    }
+
+    /// How many connections a turn takes of each listener, at most; a poller that is told of them one by one may pass
+    /// it by.
+    pub fn limit_accepts(&mut self, per_turn: usize) {
+        self.poller.limit_accepts(per_turn);
+    }
+
     /// Whether a removed listener's last connections are still to be told.
     pub fn has_leaving_listeners(&self) -> bool {
         self.shut_listeners > 0 || !self.leaving_listeners.is_empty()
@@ -334,7 +366,7 @@ impl<C: Default> Io<C> {
 
     fn output(&mut self, token: Token) -> Option<(&mut SegmentQueue, &mut BufferPool)> {
         let channel =
-            self.channels.get_mut(token).filter(|channel| !channel.flags.closed && !channel.flags.lingering)?;
+            self.channels.get_mut(token).filter(|channel| !channel.flags.closed && !channel.flags.output_ends)?;
         mark_dirty(&mut self.dirty, token, channel);
         let queue = channel.output.get_or_insert_with(|| self.free_queues.pop().unwrap_or_default());
         Some((queue, &mut self.buffers))
@@ -424,6 +456,19 @@ impl<C: Default> Io<C> {
         }
     }
 
+    /// End our side once the output has left, and go on receiving. What is appended from now on is refused.
+    pub fn end_output(&mut self, token: Token) {
+        if let Some(channel) = self.channels.get_mut(token).filter(|channel| !channel.flags.closed) {
+            channel.flags.output_ends = true;
+            mark_dirty(&mut self.dirty, token, channel);
+        }
+    }
+
+    /// Whether `end_output` was called, or nothing can be sent anyway.
+    pub fn has_output_ended(&self, token: Token) -> bool {
+        self.channels.get(token).is_none_or(|channel| channel.flags.output_ends || channel.flags.closed)
+    }
+
     /// Whether `close` was called, or the connection is gone.
     pub fn is_closing(&self, token: Token) -> bool {
         self.channels.get(token).is_none_or(|channel| channel.flags.closing || channel.flags.closed)
@@ -496,7 +541,14 @@ impl<C: Default> Io<C> {
 
     fn close_if_flushed(&mut self, token: Token) {
         let Some(channel) = self.channels.get_mut(token) else { return };
-        if !channel.flags.closing || channel.flags.sending || channel.flags.lingering || channel.queued_bytes() > 0 {
+        if channel.flags.sending || channel.flags.lingering || channel.queued_bytes() > 0 {
+            return;
+        }
+        if channel.flags.output_ends && !channel.flags.output_ended {
+            channel.flags.output_ended = true;
+            end_sending(channel.fd);
+        }
+        if !channel.flags.closing {
             return;
         }
         if channel.flags.ended {
@@ -504,10 +556,11 @@ impl<C: Default> Io<C> {
         }
         // A plain close with input unread makes the kernel send a reset, which can destroy the response on its
         // way (RFC 9112 section 9.6). So end our side, and read on until the peer ends its own.
-        channel.flags.lingering = true;
+        (channel.flags.lingering, channel.flags.output_ends) = (true, true);
         self.lingering += 1;
-        // SAFETY: a descriptor that this channel owns.
-        unsafe { libc::shutdown(channel.fd, libc::SHUT_WR) };
+        if !std::mem::replace(&mut channel.flags.output_ended, true) {
+            end_sending(channel.fd);
+        }
         self.set_deadline(token, LINGER);
         self.resume(token);
     }
@@ -577,6 +630,9 @@ impl<C: Default> Io<C> {
                 if self.reserve.is_none() {
                     self.reserve = reserve_descriptor();
                 }
+                if self.is_paused(listener) {
+                    continue;
+                }
                 if self.poller.accept(listener, fd).is_err() {
                     self.resting_listeners.push(listener);
                     self.set_deadline(listener, ACCEPT_BACK_OFF);
@@ -614,6 +670,11 @@ fn mark_dirty<C>(dirty: &mut Vec<Token>, token: Token, channel: &mut Channel<C>)
         channel.flags.dirty = true;
         dirty.push(token);
     }
+}
+
+fn end_sending(fd: RawFd) {
+    // SAFETY: a descriptor that its channel owns. It fails only if the connection is broken, which is told elsewhere.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
 /// Let a close send a reset. A plain one ends the stream in good order, and where the end of the connection is the end

@@ -1,11 +1,14 @@
 //! The reactor's parts, without Python and without any protocol.
 
+pub mod bell;
 pub mod buffer;
 pub mod channel;
 pub mod event_loop;
 mod gate;
+pub mod hang_up;
 pub mod mailbox;
 pub mod poller;
+pub mod shared;
 pub mod slab;
 pub mod timer;
 pub mod token;

@@ -1,512 +1,60 @@
-//! An HTTP/1.1 load: connections that ask the same few things for a while, and how long each answer took.
-//!
-//! One thread, one poller. In a *closed* loop each connection asks again as soon as it was answered. In an *open*
-//! loop requests are due at a fixed rate, whatever the server does, and each latency counts from when its request
-//! was due: a stall is charged to every request that it delayed, not only to the one that met it.
-//!
-//! A run owns its connections. Each belongs to one target for good, and one that breaks is opened again.
+//! An HTTP/1.1 load: requests of a few targets, each with its share of the connections.
 
-use std::collections::VecDeque;
-use std::net::TcpStream;
-use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::ops::RangeInclusive;
 
 use super::LoadError;
-use super::latency::Latencies;
 pub use super::plan::{HttpPlan, Pace, RequestParts, Target};
-pub use super::report::{ErrorKind, Errors, HttpReport, TargetReport};
-use super::response::{Answer, KnownHead, ResponseReader};
-use crate::core::buffer::{BufferPool, Owner, SegmentQueue};
-use crate::core::poller::{self, Completion, Poller, PollerKind, SendOutcome};
-use crate::core::token::Token;
+pub use super::report::{ErrorKind, Errors, LoadReport, TargetReport};
+use super::response::{KnownHead, ResponseReader};
+pub use super::run::Progress;
+use super::run::{Answer, Dialogue, LanePlan, Malformed, run_lanes};
 
 /// Make the load and wait for its end.
-pub fn run(plan: &HttpPlan) -> Result<HttpReport, LoadError> {
+pub fn run(plan: &HttpPlan) -> Result<LoadReport, LoadError> {
     run_until(plan, &mut |_| false)
 }
 
-/// How far a run is, since its first request.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Progress {
-    pub elapsed: Duration,
-    pub answers: u64,
-    pub errors: u64,
-}
-
 /// As [`run`], telling `watch` about ten times a second how far it is, and ending at once if that says so.
-pub fn run_until(plan: &HttpPlan, watch: &mut dyn FnMut(Progress) -> bool) -> Result<HttpReport, LoadError> {
+pub fn run_until(plan: &HttpPlan, watch: &mut dyn FnMut(Progress) -> bool) -> Result<LoadReport, LoadError> {
     plan.check()?;
-    let mut poller =
-        poller::open(PollerKind::Auto).map_err(|source| LoadError::Kernel { doing: "making a poller", source })?;
-    let mut run = Run::open(plan, poller.as_mut())?;
-    run.turn_until_done(watch)?;
-    Ok(run.into_report())
+    let lane = |(target, connections): (&Target, usize)| LanePlan {
+        name: target.path.clone(),
+        connections,
+        dialogue: Requests {
+            request: request_bytes(plan, target),
+            known: KnownHead::default(),
+            statuses: plan.statuses.clone(),
+        },
+    };
+    let lanes = plan.targets.iter().zip(plan.shares()).map(lane).collect();
+    run_lanes(&plan.schedule(), lanes, watch)
 }
 
-/// How often the run looks for answers that take too long and for lost connections.
-const SWEEP_NS: u64 = 100_000_000;
-/// How long opening a lost connection again may hold up the others.
-const RECONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// A request on its way: when it was due, and when it was handed to its connection.
-#[derive(Clone, Copy)]
-struct Asked {
-    due_ns: u64,
-    sent_ns: u64,
-}
-
-struct Connection {
-    target: usize,
-    token: Token,
-    /// None while it is lost.
-    stream: Option<TcpStream>,
-    output: SegmentQueue,
-    /// The poller will say when the rest of `output` may go.
-    blocked: bool,
-    /// It stands in its target's queue of connections that may ask.
-    queued: bool,
-    reader: ResponseReader,
-    asked: VecDeque<Asked>,
-    answers: u64,
-}
-
-/// A target's side of the run.
-struct Lane {
+/// One target's requests, and the responses to them.
+struct Requests {
     request: Vec<u8>,
     known: KnownHead,
-    /// Connections that may ask. The one answered last asks first: its socket is still in the processor's cache, so
-    /// at a low rate the server's own cost is not drowned by the kernel's misses.
-    free: Vec<usize>,
-    /// Nanoseconds between two requests; 0 in a closed loop.
-    interval_ns: f64,
-    /// Requests handed to connections, in an open loop.
-    begun: u64,
-    report: TargetReport,
+    statuses: RangeInclusive<u16>,
 }
 
-impl Lane {
-    fn next_due_ns(&self) -> u64 {
-        (self.begun as f64 * self.interval_ns) as u64
-    }
-}
+impl Dialogue for Requests {
+    type Reader = ResponseReader;
 
-struct Run<'a> {
-    plan: &'a HttpPlan,
-    poller: &'a mut dyn Poller,
-    pool: BufferPool,
-    released: Vec<Owner>,
-    lanes: Vec<Lane>,
-    connections: Vec<Connection>,
-    reconnects: u64,
-    /// Since when no connection at all is open.
-    all_lost_since_ns: Option<u64>,
-    started: Instant,
-    /// Requests due from here on are measured, and none is due after `ends_ns`.
-    begins_ns: u64,
-    ends_ns: u64,
-}
-
-impl<'a> Run<'a> {
-    fn open(plan: &'a HttpPlan, poller: &'a mut dyn Poller) -> Result<Self, LoadError> {
-        let shares = plan.shares();
-        let lanes: Vec<Lane> =
-            plan.targets.iter().zip(&shares).map(|(target, share)| lane(plan, target, *share)).collect();
-        let targets = shares.iter().enumerate().flat_map(|(target, share)| std::iter::repeat_n(target, *share));
-        let connections = targets.enumerate().map(|(index, target)| Connection::new(index, target)).collect();
-        let begins_ns = plan.warm_up.as_nanos() as u64;
-        let mut run = Run {
-            plan,
-            poller,
-            pool: BufferPool::default(),
-            released: Vec::new(),
-            lanes,
-            connections,
-            reconnects: 0,
-            all_lost_since_ns: None,
-            started: Instant::now(),
-            begins_ns,
-            ends_ns: begins_ns + plan.duration.as_nanos() as u64,
-        };
-        for index in 0..run.connections.len() {
-            run.connect(index, plan.answer_timeout).map_err(|source| LoadError::Connect {
-                address: plan.address,
-                opened: index,
-                wanted: plan.connections,
-                source,
-            })?;
-        }
-        run.started = Instant::now();
-        Ok(run)
+    fn request(&self) -> &[u8] {
+        &self.request
     }
 
-    fn now_ns(&self) -> u64 {
-        self.started.elapsed().as_nanos() as u64
+    fn read(&mut self, reader: &mut ResponseReader, bytes: &[u8]) -> Result<(usize, Option<Answer>), Malformed> {
+        reader.read(bytes, &mut self.known)
     }
 
-    fn turn_until_done(&mut self, watch: &mut dyn FnMut(Progress) -> bool) -> Result<(), LoadError> {
-        let drained_ns = self.ends_ns + self.plan.answer_timeout.as_nanos() as u64;
-        let (mut completions, mut next_sweep_ns) = (Vec::with_capacity(1024), SWEEP_NS);
-        loop {
-            let now_ns = self.now_ns();
-            self.ask_all(now_ns);
-            if now_ns >= self.ends_ns && (now_ns >= drained_ns || !self.anything_due()) {
-                self.give_up_rest(now_ns);
-                return Ok(());
-            }
-            let timeout = self.patience(now_ns);
-            self.poller
-                .wait(Some(timeout), &mut completions)
-                .map_err(|source| LoadError::Kernel { doing: "waiting for answers", source })?;
-            let now_ns = self.now_ns();
-            for completion in completions.drain(..) {
-                self.complete(completion, now_ns);
-            }
-            self.poller.recycle();
-            if now_ns >= next_sweep_ns {
-                next_sweep_ns = now_ns + SWEEP_NS;
-                self.sweep(now_ns)?;
-                if watch(self.progress(now_ns)) {
-                    return Err(LoadError::Interrupted);
-                }
-            }
+    fn objection(&self, answer: &Answer) -> Option<(ErrorKind, String)> {
+        if self.statuses.contains(&answer.status) {
+            return None;
         }
-    }
-
-    fn progress(&self, now_ns: u64) -> Progress {
-        Progress {
-            elapsed: Duration::from_nanos(now_ns),
-            answers: self.lanes.iter().map(|lane| lane.report.answers).sum(),
-            errors: self.lanes.iter().map(|lane| lane.report.errors.total()).sum(),
-        }
-    }
-
-    /// How long the run may sleep. An open loop does not while requests are to come: waking up late would be
-    /// charged to the server, and a server pays for waking a client that sleeps.
-    fn patience(&self, now_ns: u64) -> Duration {
-        match self.plan.pace {
-            Pace::PerSecond(_) if now_ns < self.ends_ns => Duration::ZERO,
-            _ => Duration::from_nanos(SWEEP_NS),
-        }
-    }
-
-    /// Whether an answer is still to come, or a request of the schedule still to be sent.
-    fn anything_due(&self) -> bool {
-        self.connections.iter().any(|connection| !connection.asked.is_empty())
-            || self.lanes.iter().any(|lane| lane.interval_ns > 0.0 && lane.next_due_ns() < self.ends_ns)
-    }
-
-    /// Let every connection that may ask do so, as far as the pace has requests.
-    fn ask_all(&mut self, now_ns: u64) {
-        for lane in 0..self.lanes.len() {
-            if self.lanes[lane].interval_ns > 0.0 {
-                self.ask_what_is_due(lane, now_ns);
-            } else if now_ns < self.ends_ns {
-                self.ask_again(lane);
-            }
-        }
-    }
-
-    fn ask_what_is_due(&mut self, lane: usize, now_ns: u64) {
-        loop {
-            let due_ns = self.lanes[lane].next_due_ns();
-            if due_ns > now_ns || due_ns >= self.ends_ns {
-                return;
-            }
-            let Some(index) = self.take_free(lane) else { return };
-            self.lanes[lane].begun += 1;
-            self.put_request(index, due_ns, now_ns);
-            self.flush(index, now_ns);
-            self.queue_if_free(index);
-        }
-    }
-
-    /// Closed loop: fill every connection that has room.
-    fn ask_again(&mut self, lane: usize) {
-        // Those that are free now: one that breaks while it asks comes again in the next turn.
-        for _ in 0..self.lanes[lane].free.len() {
-            let Some(index) = self.take_free(lane) else { return };
-            let now_ns = self.now_ns();
-            while self.connections[index].asked.len() < self.plan.pipeline {
-                self.put_request(index, now_ns, now_ns);
-            }
-            self.flush(index, now_ns);
-        }
-    }
-
-    fn take_free(&mut self, lane: usize) -> Option<usize> {
-        while let Some(index) = self.lanes[lane].free.pop() {
-            self.connections[index].queued = false;
-            if self.connections[index].may_ask(self.plan.pipeline) {
-                return Some(index);
-            }
-        }
-        None
-    }
-
-    fn queue_if_free(&mut self, index: usize) {
-        let connection = &mut self.connections[index];
-        if !connection.queued && connection.may_ask(self.plan.pipeline) {
-            connection.queued = true;
-            self.lanes[connection.target].free.push(index);
-        }
-    }
-
-    fn put_request(&mut self, index: usize, due_ns: u64, sent_ns: u64) {
-        let connection = &mut self.connections[index];
-        connection.output.push_copy(&mut self.pool, &self.lanes[connection.target].request);
-        connection.asked.push_back(Asked { due_ns, sent_ns });
-    }
-
-    fn flush(&mut self, index: usize, now_ns: u64) {
-        let connection = &mut self.connections[index];
-        let Some(stream) = connection.stream.as_ref() else { return };
-        if connection.blocked || connection.output.is_empty() {
-            return;
-        }
-        match self.poller.send(connection.token, stream.as_raw_fd(), &mut connection.output) {
-            Ok(SendOutcome::Done(bytes)) => connection.output.advance(bytes, &mut self.pool, &mut self.released),
-            Ok(SendOutcome::Blocked(bytes)) => {
-                connection.output.advance(bytes, &mut self.pool, &mut self.released);
-                connection.blocked = true;
-            }
-            Err(error) => self.lose(index, ErrorKind::Broken, now_ns, || format!("sending failed: {error}")),
-        }
-    }
-
-    fn complete(&mut self, completion: Completion, now_ns: u64) {
-        let token = match completion {
-            Completion::Received { token, .. }
-            | Completion::Ended { token }
-            | Completion::Sent { token, .. }
-            | Completion::Failed { token, .. } => token,
-            Completion::Accepted { .. } | Completion::AcceptFailed { .. } | Completion::Ready { .. } => return,
-        };
-        let index = token.index as usize;
-        if self.connections[index].token != token {
-            return; // meant for a connection that was lost earlier in this turn
-        }
-        match completion {
-            Completion::Received { lease, .. } => {
-                // SAFETY: the lease is of this turn, and `recycle` comes after all of its completions.
-                self.received(index, unsafe { lease.as_slice() }, now_ns);
-            }
-            Completion::Sent { bytes, .. } => {
-                let connection = &mut self.connections[index];
-                connection.blocked = false;
-                connection.output.advance(bytes, &mut self.pool, &mut self.released);
-                self.flush(index, now_ns);
-                self.queue_if_free(index);
-            }
-            Completion::Failed { errno, .. } => self.lose(index, ErrorKind::Broken, now_ns, || {
-                format!("the connection broke: {}", std::io::Error::from_raw_os_error(errno))
-            }),
-            _ => self.lose(index, ErrorKind::Closed, now_ns, || "the server closed before the whole answer".to_owned()),
-        }
-    }
-
-    fn received(&mut self, index: usize, mut bytes: &[u8], now_ns: u64) {
-        while !bytes.is_empty() {
-            let connection = &mut self.connections[index];
-            let known = &mut self.lanes[connection.target].known;
-            let answer = match connection.reader.read(bytes, known) {
-                Ok((taken, answer)) => {
-                    bytes = &bytes[taken..];
-                    answer
-                }
-                Err(malformed) => return self.lose(index, ErrorKind::Malformed, now_ns, || malformed.0),
-            };
-            let Some(answer) = answer else { continue };
-            if !self.answered(index, answer, now_ns) {
-                return;
-            }
-        }
-        self.queue_if_free(index);
-    }
-
-    /// Count one whole answer; false if the connection is done with.
-    fn answered(&mut self, index: usize, answer: Answer, now_ns: u64) -> bool {
-        let connection = &mut self.connections[index];
-        let report = &mut self.lanes[connection.target].report;
-        let Some(asked) = connection.asked.pop_front() else {
-            report.errors.add(ErrorKind::Malformed, 1, || "an answer that nobody asked for".to_owned());
-            self.reopen(index);
-            return false;
-        };
-        if self.plan.statuses.contains(&answer.status) {
-            connection.answers += 1;
-            report.answers += 1;
-            report.body_bytes += answer.body_bytes;
-            report.answers_in_time += u64::from((self.begins_ns..self.ends_ns).contains(&now_ns));
-        } else {
-            let (least, most) = (self.plan.statuses.start(), self.plan.statuses.end());
-            let expected = if least == most { least.to_string() } else { format!("{least} to {most}") };
-            report.errors.add(ErrorKind::Status, 1, || format!("status {}, expected {expected}", answer.status));
-        }
-        if asked.due_ns >= self.begins_ns {
-            report.latencies.record_ns(now_ns.saturating_sub(asked.due_ns));
-        }
-        if answer.last {
-            self.lose(index, ErrorKind::Closed, now_ns, || "the server closed before the whole answer".to_owned());
-        }
-        !answer.last
-    }
-
-    /// The connection is no more: what it had asked failed, and another takes its place.
-    fn lose(&mut self, index: usize, kind: ErrorKind, now_ns: u64, what: impl FnOnce() -> String) {
-        let connection = &mut self.connections[index];
-        let report = &mut self.lanes[connection.target].report;
-        // A server may close a connection that has asked nothing, but not speak on it.
-        let least = usize::from(kind == ErrorKind::Malformed);
-        report.errors.add(kind, connection.asked.len().max(least), what);
-        for asked in connection.asked.drain(..).filter(|asked| asked.due_ns >= self.begins_ns) {
-            report.latencies.record_ns(now_ns.saturating_sub(asked.due_ns));
-        }
-        self.reopen(index);
-    }
-
-    fn reopen(&mut self, index: usize) {
-        let connection = &mut self.connections[index];
-        if let Some(stream) = connection.stream.take() {
-            self.poller.forget(connection.token, stream.as_raw_fd());
-        }
-        connection.output.clear(&mut self.pool, &mut self.released);
-        connection.asked.clear();
-        connection.reader = ResponseReader::default();
-        connection.blocked = false;
-        connection.token.generation = connection.token.generation.wrapping_add(1);
-        self.reconnect(index);
-    }
-
-    fn reconnect(&mut self, index: usize) {
-        match self.connect(index, RECONNECT_TIMEOUT.min(self.plan.answer_timeout)) {
-            Ok(()) => self.reconnects += 1,
-            Err(error) => {
-                let report = &mut self.lanes[self.connections[index].target].report;
-                report.errors.add(ErrorKind::Connect, 1, || format!("connecting again failed: {error}"));
-            }
-        }
-    }
-
-    fn connect(&mut self, index: usize, timeout: Duration) -> std::io::Result<()> {
-        let stream = TcpStream::connect_timeout(&self.plan.address, timeout)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        let connection = &mut self.connections[index];
-        self.poller.receive(connection.token, stream.as_raw_fd())?;
-        connection.stream = Some(stream);
-        self.all_lost_since_ns = None;
-        self.queue_if_free(index);
-        Ok(())
-    }
-
-    /// Find answers that take too long, and open lost connections again.
-    fn sweep(&mut self, now_ns: u64) -> Result<(), LoadError> {
-        let timeout_ns = self.plan.answer_timeout.as_nanos() as u64;
-        for index in 0..self.connections.len() {
-            let connection = &self.connections[index];
-            if connection.stream.is_none() {
-                self.reconnect(index);
-            } else if connection.asked.front().is_some_and(|asked| now_ns - asked.sent_ns > timeout_ns) {
-                let timeout_s = self.plan.answer_timeout.as_secs_f64();
-                self.lose(index, ErrorKind::TimedOut, now_ns, || format!("no whole answer within {timeout_s} s"));
-            }
-        }
-        if self.connections.iter().any(|connection| connection.stream.is_some()) {
-            return Ok(());
-        }
-        let waited_ns = now_ns - *self.all_lost_since_ns.get_or_insert(now_ns);
-        if waited_ns < timeout_ns {
-            return Ok(());
-        }
-        Err(LoadError::ServerGone { address: self.plan.address, waited: Duration::from_nanos(waited_ns) })
-    }
-
-    /// The run's end: what was not answered has waited this long and failed.
-    fn give_up_rest(&mut self, now_ns: u64) {
-        for connection in &mut self.connections {
-            let report = &mut self.lanes[connection.target].report;
-            let what = || "no whole answer by the run's end".to_owned();
-            report.errors.add(ErrorKind::TimedOut, connection.asked.len(), what);
-            for asked in connection.asked.drain(..).filter(|asked| asked.due_ns >= self.begins_ns) {
-                report.latencies.record_ns(now_ns - asked.due_ns);
-            }
-            report.fewest_on_one = report.fewest_on_one.min(connection.answers);
-            report.most_on_one = report.most_on_one.max(connection.answers);
-        }
-        for lane in self.lanes.iter_mut().filter(|lane| lane.interval_ns > 0.0) {
-            while lane.next_due_ns() < self.ends_ns {
-                let due_ns = lane.next_due_ns();
-                lane.begun += 1;
-                let what = || "due, but every connection was busy until the run's end".to_owned();
-                lane.report.errors.add(ErrorKind::NeverSent, 1, what);
-                if due_ns >= self.begins_ns {
-                    lane.report.latencies.record_ns(now_ns - due_ns);
-                }
-            }
-        }
-    }
-
-    fn into_report(mut self) -> HttpReport {
-        HttpReport {
-            duration: self.plan.duration,
-            reconnects: self.reconnects,
-            targets: std::mem::take(&mut self.lanes).into_iter().map(|lane| lane.report).collect(),
-        }
-    }
-}
-
-impl Drop for Run<'_> {
-    fn drop(&mut self) {
-        for connection in &mut self.connections {
-            if let Some(stream) = connection.stream.take() {
-                self.poller.forget(connection.token, stream.as_raw_fd());
-            }
-        }
-    }
-}
-
-impl Connection {
-    fn new(index: usize, target: usize) -> Self {
-        Connection {
-            target,
-            token: Token::new(index as u32, 0),
-            stream: None,
-            output: SegmentQueue::new(),
-            blocked: false,
-            queued: false,
-            reader: ResponseReader::default(),
-            asked: VecDeque::new(),
-            answers: 0,
-        }
-    }
-
-    fn may_ask(&self, pipeline: usize) -> bool {
-        self.stream.is_some() && !self.blocked && self.asked.len() < pipeline
-    }
-}
-
-fn lane(plan: &HttpPlan, target: &Target, connections: usize) -> Lane {
-    let interval_ns = match plan.pace {
-        Pace::Closed => 0.0,
-        Pace::PerSecond(rate) => 1e9 * plan.connections as f64 / (rate * connections as f64),
-    };
-    Lane {
-        request: request_bytes(plan, target),
-        known: KnownHead::default(),
-        free: Vec::with_capacity(connections),
-        interval_ns,
-        begun: 0,
-        report: TargetReport {
-            path: target.path.clone(),
-            connections,
-            answers: 0,
-            answers_in_time: 0,
-            body_bytes: 0,
-            errors: Errors::default(),
-            latencies: Latencies::default(),
-            fewest_on_one: u64::MAX,
-            most_on_one: 0,
-        },
+        let (least, most) = (self.statuses.start(), self.statuses.end());
+        let expected = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        Some((ErrorKind::Status, format!("status {}, expected {expected}", answer.status)))
     }
 }
 

@@ -1,12 +1,15 @@
 //! Load generators: what measures Penstock and its peers. They must cost less than anything they measure.
 //!
-//! They sit beside the servers, on the same poller, and own their connections for one run.
+//! They sit beside the servers, on the same poller, and own their connections for one run. `run` is the loop of those that
+//! have connections, and HTTP and an echo are dialogues in it; `udp` has a loop of its own.
 
 pub mod http;
 pub mod latency;
 mod plan;
 mod report;
 mod response;
+mod run;
+pub mod tcp;
 pub mod udp;
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What an HTTP load is to be: whom to ask for what, how often and for how long. Checked before anything is opened.
+//! What a load is to be: whom to ask for what, how often and for how long. Checked before anything is opened.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -13,6 +13,93 @@ pub enum Pace {
     Closed,
     /// This many a second in all, divided among the targets as their connections are.
     PerSecond(f64),
+}
+
+/// How often, by how many connections, and for how long: what every load has.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Schedule {
+    pub address: SocketAddr,
+    pub connections: usize,
+    /// Requests that one connection may have unanswered.
+    pub pipeline: usize,
+    pub pace: Pace,
+    /// Sleep until a request is due instead of spinning: for a load that shares its processor with others.
+    pub sleeps: bool,
+    /// Before measuring begins; answers of this time are only counted.
+    pub warm_up: Duration,
+    pub duration: Duration,
+    /// An answer that takes longer is an error; so long, too, does the run wait for the last ones.
+    pub answer_timeout: Duration,
+}
+
+impl Schedule {
+    pub const MAX_CONNECTIONS: usize = 65_536;
+    pub const MAX_PIPELINE: usize = 1_024;
+
+    fn check(&self) -> Result<(), LoadError> {
+        let (connections, most) = (self.connections, Self::MAX_CONNECTIONS);
+        if connections == 0 || connections > most {
+            return problem(format!("{connections} connections; expected 1 to {most}"));
+        }
+        if self.pipeline == 0 || self.pipeline > Self::MAX_PIPELINE {
+            return problem(format!("pipeline of {}; expected 1 to {}", self.pipeline, Self::MAX_PIPELINE));
+        }
+        if let Pace::PerSecond(rate) = self.pace
+            && !(rate > 0.0 && rate <= 10e6)
+        {
+            return problem(format!("{rate} requests a second; expected more than 0, at most 10 million"));
+        }
+        if self.duration.is_zero() || self.answer_timeout.is_zero() {
+            return problem("duration and answer_timeout must be longer than 0".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn problem(text: String) -> Result<(), LoadError> {
+    Err(LoadError::Plan(text))
+}
+
+/// A message that a server is to send back, with what frames it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EchoPlan {
+    pub schedule: Schedule,
+    pub message: Vec<u8>,
+}
+
+impl EchoPlan {
+    pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+    pub(super) fn check(&self) -> Result<(), LoadError> {
+        let (bytes, most) = (self.message.len(), Self::MAX_MESSAGE_BYTES);
+        if bytes == 0 || bytes > most {
+            return problem(format!("a message of {bytes} bytes; expected 1 to {most}"));
+        }
+        self.schedule.check()
+    }
+}
+
+/// Datagrams that a server is to send back; the schedule's connections are sockets, and its pipeline those on their way.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DatagramPlan {
+    pub schedule: Schedule,
+    /// Of each datagram, its number of 8 bytes included.
+    pub bytes: usize,
+    /// What a socket sends at once leaves as one where it can (GSO); else each datagram is a packet of its own.
+    pub gso: bool,
+}
+
+impl DatagramPlan {
+    /// What an IPv4 packet has room for.
+    pub const MAX_BYTES: usize = 65_507;
+
+    pub(super) fn check(&self) -> Result<(), LoadError> {
+        let (least, most) = (super::udp::NUMBER_BYTES, Self::MAX_BYTES);
+        if !(least..=most).contains(&self.bytes) {
+            return problem(format!("datagrams of {} bytes; expected {least} to {most}", self.bytes));
+        }
+        self.schedule.check()
+    }
 }
 
 /// One thing to ask for.
@@ -83,6 +170,8 @@ pub struct HttpPlan {
     /// Requests that one connection may have unanswered.
     pub pipeline: usize,
     pub pace: Pace,
+    /// Sleep until a request is due instead of spinning.
+    pub sleeps: bool,
     /// Before measuring begins; answers of this time are only counted.
     pub warm_up: Duration,
     pub duration: Duration,
@@ -91,8 +180,6 @@ pub struct HttpPlan {
 }
 
 impl HttpPlan {
-    pub const MAX_CONNECTIONS: usize = 65_536;
-    pub const MAX_PIPELINE: usize = 1_024;
     pub const MAX_BODY_BYTES: usize = 64 << 20;
 
     /// One GET, 64 connections, closed loop, three seconds.
@@ -105,32 +192,32 @@ impl HttpPlan {
             connections: 64,
             pipeline: 1,
             pace: Pace::Closed,
+            sleeps: false,
             warm_up: Duration::ZERO,
             duration: Duration::from_secs(3),
             answer_timeout: Duration::from_secs(10),
         }
     }
 
+    pub(super) fn schedule(&self) -> Schedule {
+        Schedule {
+            address: self.address,
+            connections: self.connections,
+            pipeline: self.pipeline,
+            pace: self.pace,
+            sleeps: self.sleeps,
+            warm_up: self.warm_up,
+            duration: self.duration,
+            answer_timeout: self.answer_timeout,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), LoadError> {
-        let problem = |text: String| Err(LoadError::Plan(text));
         let (targets, connections) = (self.targets.len(), self.connections);
-        if targets == 0 || connections < targets || connections > Self::MAX_CONNECTIONS {
-            let most = Self::MAX_CONNECTIONS;
-            return problem(format!(
-                "{connections} connections for {targets} targets; expected one each, at most {most}"
-            ));
+        if targets == 0 || connections < targets {
+            return problem(format!("{connections} connections for {targets} targets; expected one each"));
         }
-        if self.pipeline == 0 || self.pipeline > Self::MAX_PIPELINE {
-            return problem(format!("pipeline of {}; expected 1 to {}", self.pipeline, Self::MAX_PIPELINE));
-        }
-        if let Pace::PerSecond(rate) = self.pace
-            && !(rate > 0.0 && rate <= 10e6)
-        {
-            return problem(format!("{rate} requests a second; expected more than 0, at most 10 million"));
-        }
-        if self.duration.is_zero() || self.answer_timeout.is_zero() {
-            return problem("duration and answer_timeout must be longer than 0".to_owned());
-        }
+        self.schedule().check()?;
         if let Err(text) = self.parts.check() {
             return problem(text);
         }

@@ -1,4 +1,4 @@
-//! What an HTTP load found: answers and latencies of each target, and what went wrong by kind.
+//! What a load found: answers and latencies of each target, and what went wrong by kind.
 
 use std::time::Duration;
 
@@ -15,22 +15,25 @@ pub enum ErrorKind {
     Broken,
     /// A whole answer whose status is none of those expected.
     Status,
-    /// No HTTP/1.1 response, or one of unknowable length, or one that nobody asked for.
+    /// No HTTP/1.1 response, or one of unknowable length, or one that nobody asked for; no echo of what was sent.
     Malformed,
     /// No whole answer within the answer timeout.
     TimedOut,
+    /// A datagram that came again, or after it was given up.
+    Repeated,
     /// Due, but no connection was free before the run's end.
     NeverSent,
 }
 
 impl ErrorKind {
-    pub const ALL: [ErrorKind; 7] = [
+    pub const ALL: [ErrorKind; 8] = [
         ErrorKind::Connect,
         ErrorKind::Closed,
         ErrorKind::Broken,
         ErrorKind::Status,
         ErrorKind::Malformed,
         ErrorKind::TimedOut,
+        ErrorKind::Repeated,
         ErrorKind::NeverSent,
     ];
 
@@ -42,6 +45,7 @@ impl ErrorKind {
             ErrorKind::Status => "status",
             ErrorKind::Malformed => "malformed",
             ErrorKind::TimedOut => "timed_out",
+            ErrorKind::Repeated => "repeated",
             ErrorKind::NeverSent => "never_sent",
         }
     }
@@ -74,7 +78,8 @@ impl Errors {
 /// What one target answered.
 #[derive(Clone, Debug)]
 pub struct TargetReport {
-    pub path: String,
+    /// An HTTP target's path, or a server's address.
+    pub name: String,
     pub connections: usize,
     /// Every good answer, those of the warm-up included: what the server worked for.
     pub answers: u64,
@@ -93,7 +98,7 @@ pub struct TargetReport {
 
 /// What a run found.
 #[derive(Clone, Debug)]
-pub struct HttpReport {
+pub struct LoadReport {
     /// The measured time.
     pub duration: Duration,
     /// Connections opened again, after an error or a `Connection: close`.
@@ -101,7 +106,7 @@ pub struct HttpReport {
     pub targets: Vec<TargetReport>,
 }
 
-impl HttpReport {
+impl LoadReport {
     pub fn answers(&self) -> u64 {
         self.targets.iter().map(|target| target.answers).sum()
     }

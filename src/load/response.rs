@@ -3,31 +3,12 @@
 //! A server's responses mostly open with the same head, byte for byte: one that equals the last one parsed is
 //! recognised by comparing, which is why the client can be lighter than the servers.
 
-use std::fmt;
+use super::run::{Answer, Malformed};
 
 /// A head or a chunk-size line longer than this is refused.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_LINE_BYTES: usize = 8 * 1024;
 const MAX_HEADERS: usize = 100;
-
-/// One whole response.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub body_bytes: u64,
-    /// The server said that it will close the connection.
-    pub last: bool,
-}
-
-/// The bytes are no HTTP/1.1 response of a length that the client can know.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Malformed(pub String);
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.0)
-    }
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Framing {

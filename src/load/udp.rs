@@ -1,145 +1,134 @@
-//! The UDP load: flows, each a connected socket that keeps a window of datagrams under way to a server that echoes.
+//! A UDP load: datagrams that the server is to send back, each told by its number. One that has not come back within the
+//! timeout is lost: nothing else says so.
 //!
-//! Every datagram carries when it was sent, so a latency is read off its echo; and its flow's epoch, so that what comes
-//! after a flow has given its window up as lost counts for nothing. Nothing is sent again: what is lost is counted.
+//! The loops are those of [`run`](super::run), over sockets instead of connections. An open loop sends when a datagram is
+//! due, whatever is still on its way; what is on its way is bounded. Many are sent and received with one call, or the load
+//! would cost more than the server.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind as IoErrorKind};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::LoadError;
 use super::latency::Latencies;
-use crate::core::Token;
+pub use super::plan::{DatagramPlan, Pace, Schedule};
+use super::report::Errors;
+pub use super::report::{ErrorKind, LoadReport, TargetReport};
+pub use super::run::Progress;
 use crate::core::poller::{self, Completion, Poller, PollerKind, Readiness};
+use crate::core::token::Token;
 use crate::net::datagram::{Destination, Outbox, ReceiveBatch, Sender, prepare, segments};
+use crate::net::options::{Bytes, RECEIVE_BUFFER};
 
-const MAX_FLOWS: usize = 10_000;
-const MAX_WINDOW: usize = 1_024;
-/// A time, an epoch and a flow's number.
-const STAMP_BYTES: usize = 16;
-const MAX_DATAGRAM_BYTES: usize = 65_000;
-/// How often flows that are silent are looked for.
-const SWEEP_NS: u64 = 20_000_000;
-/// Datagrams that wait in the load's own sockets, while it is busy.
+/// How often the run looks for what is lost.
+const SWEEP_NS: u64 = 10_000_000;
+const WATCH_EVERY: u64 = 10;
+/// Datagrams of one socket that may be on their way in an open loop.
+const MOST_ON_THEIR_WAY: usize = 65_536;
+/// Messages taken from one socket before the others' turn; as many may wait for the kernel to have room.
+const BATCH: usize = 64;
 const RECEIVE_BUFFER_BYTES: u32 = 1 << 20;
+/// The number comes first.
+pub(super) const NUMBER_BYTES: usize = 8;
 
-/// What to send, and for how long.
-#[derive(Clone, Debug)]
-pub struct UdpPlan {
-    pub address: SocketAddr,
-    pub flows: usize,
-    /// Datagrams that each flow has under way.
-    pub window: usize,
-    pub datagram_bytes: usize,
-    /// Let a flow's datagrams leave as one where they can (GSO); else each is a packet of its own.
-    pub gso: bool,
-    pub warm_up: Duration,
-    pub duration: Duration,
-    /// A flow that is silent for so long has lost its window.
-    pub answer_timeout: Duration,
+/// Make the load and wait for its end, telling `watch` about ten times a second how far it is; it ends at once if that
+/// says so.
+pub fn run_until(plan: &DatagramPlan, watch: &mut dyn FnMut(Progress) -> bool) -> Result<LoadReport, LoadError> {
+    plan.check()?;
+    let mut poller =
+        poller::open(PollerKind::Auto).map_err(|source| LoadError::Kernel { doing: "making a poller", source })?;
+    let mut run = Run::open(plan, poller.as_mut())?;
+    run.turn_until_done(watch)?;
+    Ok(run.into_report())
 }
 
-impl UdpPlan {
-    fn check(&self) -> Result<(), LoadError> {
-        let ranges = [
-            ("flows", self.flows, 1, MAX_FLOWS),
-            ("window", self.window, 1, MAX_WINDOW),
-            ("datagram_bytes", self.datagram_bytes, STAMP_BYTES, MAX_DATAGRAM_BYTES),
-        ];
-        for (name, value, least, most) in ranges {
-            if !(least..=most).contains(&value) {
-                return Err(LoadError::Plan(format!("{name} is {value}, expected {least} to {most}")));
-            }
-        }
-        if self.duration.is_zero() || self.answer_timeout.is_zero() {
-            return Err(LoadError::Plan("duration and answer_timeout must be more than nothing".into()));
-        }
-        Ok(())
-    }
+struct OnItsWay {
+    number: u64,
+    due_ns: u64,
+    sent_ns: u64,
 }
 
-/// What came back.
-#[derive(Clone, Debug, Default)]
-pub struct UdpReport {
-    pub duration: Duration,
-    /// Echoes within the measured time.
-    pub answers: u64,
-    /// Datagrams sent, warm-up included.
-    pub sent: u64,
-    /// Datagrams without an echo.
-    pub lost: u64,
-    /// What came back and was not what was sent.
-    pub wrong: u64,
-    pub latencies: Latencies,
-}
-
-impl UdpReport {
-    pub fn rate(&self) -> f64 {
-        self.answers as f64 / self.duration.as_secs_f64()
-    }
-}
-
-struct Flow {
+struct Peer {
     socket: UdpSocket,
     outbox: Outbox,
-    connected: bool,
     gso: bool,
-    in_flight: usize,
-    epoch: u32,
-    heard_ns: u64,
-}
-
-/// Carry a plan out; `stop` is asked now and then whether to end early.
-pub fn run_until(plan: &UdpPlan, stop: &mut dyn FnMut() -> bool) -> Result<UdpReport, LoadError> {
-    plan.check()?;
-    let poller = poller::open(PollerKind::Auto);
-    let poller = poller.map_err(|source| LoadError::Kernel { doing: "opening a poller", source })?;
-    let mut run = Run::open(plan, poller)?;
-    run.turn_until_done(stop)?;
-    Ok(run.report)
+    next: u64,
+    /// In the order of their numbers.
+    on_their_way: VecDeque<OnItsWay>,
+    answers: u64,
 }
 
 struct Run<'a> {
-    plan: &'a UdpPlan,
-    poller: Box<dyn Poller>,
-    flows: Vec<Flow>,
-    batch: ReceiveBatch,
+    schedule: &'a Schedule,
+    poller: &'a mut dyn Poller,
+    peers: Vec<Peer>,
+    /// What is sent, but for its number.
+    message: Vec<u8>,
     sender: Sender,
-    datagram: Vec<u8>,
+    /// Nanoseconds between two datagrams; 0 in a closed loop.
+    interval_ns: f64,
+    begun: u64,
+    /// Peers that have room.
+    with_room: Vec<usize>,
+    /// Peers that have something queued.
+    with_outbox: Vec<usize>,
+    report: TargetReport,
     started: Instant,
     begins_ns: u64,
     ends_ns: u64,
-    report: UdpReport,
 }
 
 impl<'a> Run<'a> {
-    fn open(plan: &'a UdpPlan, mut poller: Box<dyn Poller>) -> Result<Self, LoadError> {
-        let mut flows = Vec::with_capacity(plan.flows);
-        for number in 0..plan.flows {
-            let flow = open_flow(plan).map_err(|source| LoadError::Connect {
-                address: plan.address,
-                opened: number,
-                wanted: plan.flows,
-                source,
-            })?;
-            let interest = Readiness { readable: true, writable: false };
+    fn open(plan: &'a DatagramPlan, poller: &'a mut dyn Poller) -> Result<Self, LoadError> {
+        let schedule = &plan.schedule;
+        let failed = |opened| {
+            move |source| LoadError::Connect { address: schedule.address, opened, wanted: schedule.connections, source }
+        };
+        let message: Vec<u8> = (0..plan.bytes).map(|at| b'a' + (at % 26) as u8).collect();
+        first_echo(schedule, &message).map_err(failed(0))?;
+        let mut peers = Vec::with_capacity(schedule.connections);
+        for index in 0..schedule.connections {
+            let socket = connected(schedule.address).map_err(failed(index))?;
+            // As much as is granted, for what comes while the load is busy with others.
+            let _ = RECEIVE_BUFFER.set(&socket, Bytes(RECEIVE_BUFFER_BYTES));
+            let gso = prepare(&socket).map_err(failed(index))?.gso && plan.gso;
+            let token = Token::new(index as u32, 0);
             poller
-                .watch(Token::new(number as u32, 0), flow.socket.as_raw_fd(), interest)
-                .map_err(|source| LoadError::Kernel { doing: "watching a socket", source })?;
-            flows.push(flow);
+                .watch(token, socket.as_raw_fd(), Readiness { readable: true, writable: false })
+                .map_err(failed(index))?;
+            let outbox = Outbox::default();
+            peers.push(Peer { socket, outbox, gso, next: 0, on_their_way: VecDeque::new(), answers: 0 });
         }
-        let begins_ns = plan.warm_up.as_nanos() as u64;
+        let begins_ns = schedule.warm_up.as_nanos() as u64;
         Ok(Run {
-            plan,
+            schedule,
             poller,
-            flows,
-            batch: ReceiveBatch::new(64, 65_535),
+            with_room: (0..peers.len()).collect(),
+            with_outbox: Vec::new(),
+            report: TargetReport {
+                name: schedule.address.to_string(),
+                connections: peers.len(),
+                answers: 0,
+                answers_in_time: 0,
+                body_bytes: 0,
+                errors: Errors::default(),
+                latencies: Latencies::default(),
+                fewest_on_one: 0,
+                most_on_one: 0,
+            },
+            peers,
             sender: Sender::default(),
-            datagram: vec![0x5a; plan.datagram_bytes],
+            message,
+            interval_ns: match schedule.pace {
+                Pace::Closed => 0.0,
+                Pace::PerSecond(rate) => 1e9 / rate,
+            },
+            begun: 0,
             started: Instant::now(),
             begins_ns,
-            ends_ns: begins_ns + plan.duration.as_nanos() as u64,
-            report: UdpReport { duration: plan.duration, ..UdpReport::default() },
+            ends_ns: begins_ns + schedule.duration.as_nanos() as u64,
         })
     }
 
@@ -147,138 +136,205 @@ impl<'a> Run<'a> {
         self.started.elapsed().as_nanos() as u64
     }
 
-    fn turn_until_done(&mut self, stop: &mut dyn FnMut() -> bool) -> Result<(), LoadError> {
-        let (mut completions, mut next_sweep_ns) = (Vec::with_capacity(1024), 0);
+    fn turn_until_done(&mut self, watch: &mut dyn FnMut(Progress) -> bool) -> Result<(), LoadError> {
+        let (mut completions, mut next_sweep_ns, mut sweeps) = (Vec::with_capacity(1024), SWEEP_NS, 0);
+        // Room for runs of datagrams, which come as one (GRO).
+        let mut batch = ReceiveBatch::new(BATCH, 65_535);
         loop {
             let now_ns = self.now_ns();
-            if now_ns >= next_sweep_ns {
-                next_sweep_ns = now_ns + SWEEP_NS;
-                if stop() {
-                    return Err(LoadError::Interrupted);
-                }
-                self.sweep(now_ns);
-            }
-            if now_ns >= self.ends_ns && self.flows.iter().all(|flow| flow.in_flight == 0) {
+            if now_ns < self.ends_ns {
+                self.send_what_may_go(now_ns);
+            } else if self.peers.iter().all(|peer| peer.on_their_way.is_empty()) {
                 return Ok(());
             }
-            let timeout = Duration::from_nanos(SWEEP_NS);
+            for index in std::mem::take(&mut self.with_outbox) {
+                self.flush(index);
+            }
+            let timeout = Duration::from_nanos(if self.interval_ns > 0.0 { 0 } else { SWEEP_NS });
             self.poller
                 .wait(Some(timeout), &mut completions)
                 .map_err(|source| LoadError::Kernel { doing: "waiting for echoes", source })?;
             for completion in completions.drain(..) {
                 if let Completion::Ready { token, .. } = completion {
-                    self.receive(token.index as usize)?;
+                    self.receive(token.index as usize, &mut batch);
                 }
             }
             self.poller.recycle();
-        }
-    }
-
-    /// Begin, or begin anew, where nothing is under way or all of it is lost.
-    fn sweep(&mut self, now_ns: u64) {
-        for at in 0..self.flows.len() {
-            let flow = &mut self.flows[at];
-            let is_lost = now_ns.saturating_sub(flow.heard_ns) >= self.plan.answer_timeout.as_nanos() as u64;
-            if flow.in_flight > 0 && is_lost {
-                self.report.lost += flow.in_flight as u64;
-                flow.in_flight = 0;
-                flow.epoch += 1;
-            }
-            if flow.in_flight == 0 {
-                self.flows[at].heard_ns = now_ns;
-                self.send(at, self.plan.window, now_ns);
-            }
-        }
-    }
-
-    fn send(&mut self, at: usize, count: usize, now_ns: u64) {
-        if now_ns >= self.ends_ns {
-            return;
-        }
-        let flow = &mut self.flows[at];
-        self.datagram[..8].copy_from_slice(&now_ns.to_be_bytes());
-        self.datagram[8..12].copy_from_slice(&flow.epoch.to_be_bytes());
-        self.datagram[12..16].copy_from_slice(&(at as u32).to_be_bytes());
-        for _ in 0..count {
-            // A connected destination cannot be wrong.
-            let _ = flow.outbox.push(&self.datagram, 0, || Ok(Destination::connected()));
-        }
-        flow.in_flight += count;
-        // What the kernel has no room for now leaves with the flow's next datagrams.
-        self.sender.flush(&flow.socket, &mut flow.outbox, flow.connected, &mut flow.gso);
-        self.report.sent += std::mem::take(&mut self.sender.sent);
-    }
-
-    fn receive(&mut self, at: usize) -> Result<(), LoadError> {
-        match self.batch.receive(&self.flows[at].socket) {
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                let waited = self.started.elapsed();
-                return Err(LoadError::ServerGone { address: self.plan.address, waited });
-            }
-            Err(_) => return Ok(()),
-        }
-        let now_ns = self.now_ns();
-        let is_measured = (self.begins_ns..self.ends_ns).contains(&now_ns);
-        let mut heard = 0_usize;
-        for message in 0..self.batch.len() {
-            let message = self.batch.message(message);
-            for part in segments(message.bytes.len(), message.control.segment_bytes) {
-                let flow = &self.flows[at];
-                match sent_ns(&message.bytes[part], self.plan.datagram_bytes, flow.epoch, at as u32) {
-                    Stamp::Mine(sent_ns) => {
-                        heard += 1;
-                        if is_measured {
-                            self.report.answers += 1;
-                            self.report.latencies.record_ns(now_ns.saturating_sub(sent_ns));
-                        }
-                    }
-                    Stamp::Late => {}
-                    Stamp::Wrong => self.report.wrong += 1,
+            let now_ns = self.now_ns();
+            if now_ns >= next_sweep_ns {
+                next_sweep_ns = now_ns + SWEEP_NS;
+                self.give_up_lost(now_ns);
+                sweeps += 1;
+                if sweeps % WATCH_EVERY == 0 && watch(self.progress(now_ns)) {
+                    return Err(LoadError::Interrupted);
                 }
             }
         }
-        let flow = &mut self.flows[at];
-        flow.heard_ns = now_ns;
-        // More than was sent is the server's mistake.
-        self.report.wrong += heard.saturating_sub(flow.in_flight) as u64;
-        let heard = heard.min(flow.in_flight);
-        flow.in_flight -= heard;
-        if heard > 0 {
-            self.send(at, heard, now_ns);
+    }
+
+    fn progress(&self, now_ns: u64) -> Progress {
+        Progress {
+            elapsed: Duration::from_nanos(now_ns),
+            answers: self.report.answers,
+            errors: self.report.errors.total(),
         }
-        Ok(())
+    }
+
+    fn send_what_may_go(&mut self, now_ns: u64) {
+        match self.interval_ns == 0.0 {
+            true => std::mem::take(&mut self.with_room).into_iter().for_each(|index| self.fill(index)),
+            false => self.queue_what_is_due(now_ns),
+        }
+    }
+
+    fn queue_what_is_due(&mut self, now_ns: u64) {
+        loop {
+            let due_ns = (self.begun as f64 * self.interval_ns) as u64;
+            if due_ns > now_ns || due_ns >= self.ends_ns {
+                return;
+            }
+            let index = (self.begun % self.peers.len() as u64) as usize;
+            self.begun += 1;
+            let peer = &self.peers[index];
+            if peer.on_their_way.len() < MOST_ON_THEIR_WAY && peer.outbox.len() < BATCH {
+                self.queue(index, due_ns, now_ns);
+                continue;
+            }
+            self.report.errors.add(ErrorKind::NeverSent, 1, || "no room to send what was due".to_owned());
+            if due_ns >= self.begins_ns {
+                self.report.latencies.record_ns(self.schedule.answer_timeout.as_nanos() as u64);
+            }
+        }
+    }
+
+    /// Closed loop: as many on their way as may be.
+    fn fill(&mut self, index: usize) {
+        let now_ns = self.now_ns();
+        while self.peers[index].on_their_way.len() < self.schedule.pipeline {
+            self.queue(index, now_ns, now_ns);
+        }
+    }
+
+    fn queue(&mut self, index: usize, due_ns: u64, sent_ns: u64) {
+        let peer = &mut self.peers[index];
+        if peer.outbox.is_empty() {
+            self.with_outbox.push(index);
+        }
+        self.message[..NUMBER_BYTES].copy_from_slice(&peer.next.to_be_bytes());
+        let queued = peer.outbox.push(&self.message, 0, || Ok(Destination::connected()));
+        queued.expect("whom a socket is connected to is an address");
+        peer.on_their_way.push_back(OnItsWay { number: peer.next, due_ns, sent_ns });
+        peer.next += 1;
+    }
+
+    /// Offer the kernel what is queued. What it has no room for is offered again with the next turn.
+    fn flush(&mut self, index: usize) {
+        let Peer { socket, outbox, gso, .. } = &mut self.peers[index];
+        self.sender.flush(&*socket, outbox, true, gso);
+        if !outbox.is_empty() {
+            self.with_outbox.push(index);
+        }
+        // The server is gone for a moment, or for good: what is sent then is lost, as the timeout will tell.
+        for failure in self.sender.take_failures() {
+            let error = io::Error::from_raw_os_error(failure.errno);
+            self.report.errors.add(ErrorKind::Broken, 1, || format!("sending failed: {error}"));
+        }
+    }
+
+    fn receive(&mut self, index: usize, batch: &mut ReceiveBatch) {
+        match batch.receive(&self.peers[index].socket) {
+            Ok(_) => self.take_echoes(index, batch),
+            Err(error) if matches!(error.kind(), IoErrorKind::WouldBlock | IoErrorKind::Interrupted) => {}
+            Err(error) => self.report.errors.add(ErrorKind::Broken, 1, || format!("receiving failed: {error}")),
+        }
+        if self.interval_ns == 0.0 && self.now_ns() < self.ends_ns {
+            self.fill(index);
+        }
+    }
+
+    fn take_echoes(&mut self, index: usize, batch: &ReceiveBatch) {
+        let now_ns = self.now_ns();
+        for message in (0..batch.len()).map(|at| batch.message(at)) {
+            for part in segments(message.bytes.len(), message.control.segment_bytes) {
+                self.take_echo(index, &message.bytes[part], now_ns);
+            }
+        }
+    }
+
+    fn take_echo(&mut self, index: usize, echo: &[u8], now_ns: u64) {
+        let length = echo.len();
+        if length != self.message.len() || echo[NUMBER_BYTES..] != self.message[NUMBER_BYTES..] {
+            let wanted = self.message.len();
+            let what = || format!("{length} bytes that are no echo of the {wanted} that were sent");
+            return self.report.errors.add(ErrorKind::Malformed, 1, what);
+        }
+        let number = u64::from_be_bytes(echo[..NUMBER_BYTES].try_into().expect("it has eight bytes"));
+        let peer = &mut self.peers[index];
+        let Ok(at) = peer.on_their_way.binary_search_by_key(&number, |sent| sent.number) else {
+            let what = || format!("echo {number} came again, or after it was given up");
+            return self.report.errors.add(ErrorKind::Repeated, 1, what);
+        };
+        let sent = peer.on_their_way.remove(at).expect("it was found there");
+        peer.answers += 1;
+        self.report.answers += 1;
+        self.report.body_bytes += length as u64;
+        self.report.answers_in_time += u64::from((self.begins_ns..self.ends_ns).contains(&now_ns));
+        if sent.due_ns >= self.begins_ns {
+            self.report.latencies.record_ns(now_ns.saturating_sub(sent.due_ns));
+        }
+    }
+
+    fn give_up_lost(&mut self, now_ns: u64) {
+        let timeout_ns = self.schedule.answer_timeout.as_nanos() as u64;
+        for (index, peer) in self.peers.iter_mut().enumerate() {
+            let before = peer.on_their_way.len();
+            while peer.on_their_way.front().is_some_and(|sent| now_ns.saturating_sub(sent.sent_ns) > timeout_ns) {
+                let sent = peer.on_their_way.pop_front().expect("there is one");
+                let what = || format!("no echo within {} s", self.schedule.answer_timeout.as_secs_f64());
+                self.report.errors.add(ErrorKind::TimedOut, 1, what);
+                if sent.due_ns >= self.begins_ns {
+                    self.report.latencies.record_ns(now_ns.saturating_sub(sent.due_ns));
+                }
+            }
+            if self.interval_ns == 0.0 && peer.on_their_way.len() < before {
+                self.with_room.push(index);
+            }
+        }
+    }
+
+    fn into_report(mut self) -> LoadReport {
+        self.report.fewest_on_one = self.peers.iter().map(|peer| peer.answers).min().unwrap_or(0);
+        self.report.most_on_one = self.peers.iter().map(|peer| peer.answers).max().unwrap_or(0);
+        for (index, peer) in self.peers.iter().enumerate() {
+            self.poller.forget(Token::new(index as u32, 0), peer.socket.as_raw_fd());
+        }
+        LoadReport { duration: self.schedule.duration, reconnects: 0, targets: vec![self.report] }
     }
 }
 
-fn open_flow(plan: &UdpPlan) -> std::io::Result<Flow> {
-    let any = if plan.address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
     let socket = UdpSocket::bind(any)?;
-    // As much as is granted.
-    let _ = crate::net::options::RECEIVE_BUFFER.set(&socket, crate::net::options::Bytes(RECEIVE_BUFFER_BYTES));
-    socket.connect(plan.address)?;
-    let abilities = prepare(&socket)?;
-    let (gso, connected) = (abilities.gso && plan.gso, abilities.connected);
-    Ok(Flow { socket, outbox: Outbox::default(), connected, gso, in_flight: 0, epoch: 0, heard_ns: 0 })
+    socket.connect(address)?;
+    Ok(socket)
 }
 
-enum Stamp {
-    Mine(u64),
-    /// Of a window that was given up.
-    Late,
-    Wrong,
-}
-
-fn sent_ns(datagram: &[u8], bytes: usize, epoch: u32, flow: u32) -> Stamp {
-    if datagram.len() != bytes {
-        return Stamp::Wrong;
+/// Whether anybody is there at all: a socket alone does not tell. A few attempts, since datagrams get lost.
+fn first_echo(schedule: &Schedule, message: &[u8]) -> io::Result<()> {
+    const ATTEMPTS: u32 = 4;
+    let socket = connected(schedule.address)?;
+    socket.set_read_timeout(Some((schedule.answer_timeout / ATTEMPTS).max(Duration::from_millis(1))))?;
+    let mut buffer = vec![0; message.len() + 1];
+    for _ in 0..ATTEMPTS {
+        socket.send(message)?;
+        match socket.recv(&mut buffer) {
+            Ok(_) => return Ok(()),
+            Err(error) if matches!(error.kind(), IoErrorKind::WouldBlock | IoErrorKind::TimedOut) => {}
+            Err(error) => return Err(error),
+        }
     }
-    let words: [u32; 4] =
-        std::array::from_fn(|at| datagram[at * 4..].first_chunk().map_or(0, |word| u32::from_be_bytes(*word)));
-    let [high, low, sent_epoch, sent_flow] = words;
-    match sent_flow == flow {
-        true if sent_epoch == epoch => Stamp::Mine(u64::from(high) << 32 | u64::from(low)),
-        true => Stamp::Late,
-        false => Stamp::Wrong,
-    }
+    Err(io::Error::new(IoErrorKind::TimedOut, format!("{ATTEMPTS} datagrams were not answered")))
 }

@@ -1,5 +1,4 @@
-//! `run_http_load` and `run_udp_load`: the load generators, for benchmarks written in Python. They run detached: the
-//! interpreter is free.
+//! `run_http_load`: the load generator, for benchmarks written in Python. It runs detached: the interpreter is free.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -10,16 +9,19 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::load::LoadError;
 use crate::load::http::{
-    ErrorKind, HttpPlan, HttpReport, Pace, Progress, RequestParts, Target, TargetReport, run_until,
+    ErrorKind, HttpPlan, LoadReport, Pace, Progress, RequestParts, Target, TargetReport, run_until,
 };
 use crate::load::latency::Latencies;
-use crate::load::udp::{self, UdpPlan};
+use crate::load::tcp::{self, EchoPlan, Schedule};
+use crate::load::udp::{self, DatagramPlan};
 
 /// Load the HTTP server at `host:port` and tell what it answered.
 ///
 /// `targets` are `(path, weight, body_bytes)`: the connections are shared by weight, and a target with a body is
 /// POSTed to. Without `rate` the loop is closed: each connection asks again once it was answered (`pipeline`
 /// requests at a time); with it, that many requests a second are due in all, and each latency counts from then.
+/// `sleeps` lets it sleep until a request is
+/// due, for a load that shares its processor; else it spins, so that no wake-up's delay counts as the server's.
 /// `method`, `host_header`, `headers` and `body` are every request's; an answer is good if its status is within
 /// `statuses`. `progress(elapsed_s, answers, errors)` is called about ten times a second.
 /// Times are in seconds, latencies in microseconds. Raises ValueError for an impossible plan and ConnectionError
@@ -28,7 +30,7 @@ use crate::load::udp::{self, UdpPlan};
 #[pyo3(signature = (
     host, port, *, targets, connections = 64, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
     answer_timeout_s = 10.0, method = None, host_header = None, headers = Vec::new(), body = None,
-    statuses = (200, 200), progress = None
+    statuses = (200, 200), sleeps = false, progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // they are keywords in Python
 pub fn run_http_load<'py>(
@@ -47,6 +49,7 @@ pub fn run_http_load<'py>(
     headers: Vec<(String, String)>,
     body: Option<Vec<u8>>,
     statuses: (u16, u16),
+    sleeps: bool,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let target = |(path, weight, body_bytes)| Target { path, weight, body_bytes };
@@ -58,72 +61,104 @@ pub fn run_http_load<'py>(
         connections,
         pipeline,
         pace: rate.map_or(Pace::Closed, Pace::PerSecond),
+        sleeps,
         warm_up: seconds("warm_up_s", warm_up_s)?,
         duration: seconds("duration_s", duration_s)?,
         answer_timeout: seconds("answer_timeout_s", answer_timeout_s)?,
     };
-    let mut told = Ok(());
-    let outcome = py.detach(|| {
-        run_until(&plan, &mut |far| {
-            told = Python::attach(|py| tell(py, progress.as_ref(), far));
-            told.is_err()
-        })
-    });
-    told?;
-    report(py, &outcome.map_err(raised)?)
+    watched(py, progress.as_ref(), |watch| run_until(&plan, watch))
 }
 
-/// Load the UDP echo server at `host:port` and tell what came back.
-///
-/// Each of `flows` connected sockets keeps `window` datagrams under way, and gives them up as lost when nothing has come
-/// for `answer_timeout_s`. With `gso` a flow's datagrams leave as one where they can; else each is a packet. Raises
-/// ValueError for an impossible plan and ConnectionError when there is no server.
+/// Load the TCP server at `host:port`, which is to send each `message` back, byte for byte. The rest is as in
+/// `run_http_load`.
 #[pyfunction]
 #[pyo3(signature = (
-    host, port, *, flows = 16, window = 16, datagram_bytes = 64, gso = false, duration_s = 3.0, warm_up_s = 0.0,
-    answer_timeout_s = 0.25
+    host, port, *, message, connections = 64, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
+    answer_timeout_s = 10.0, progress = None
+))]
+#[allow(clippy::too_many_arguments)] // they are keywords in Python
+pub fn run_tcp_load<'py>(
+    py: Python<'py>,
+    host: &str,
+    port: u16,
+    message: Vec<u8>,
+    connections: usize,
+    pipeline: usize,
+    rate: Option<f64>,
+    duration_s: f64,
+    warm_up_s: f64,
+    answer_timeout_s: f64,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let schedule = schedule(host, port, connections, pipeline, rate, (warm_up_s, duration_s, answer_timeout_s))?;
+    let plan = EchoPlan { schedule, message };
+    watched(py, progress.as_ref(), |watch| tcp::run_until(&plan, watch))
+}
+
+/// Load the UDP server at `host:port`, which is to send each datagram of `size` bytes back. The rest is as in
+/// `run_http_load`, of sockets; a datagram that has not come back within the timeout is lost, and counts as timed out.
+/// With `gso` what a socket sends at once leaves as one where it can; else each is a packet.
+#[pyfunction]
+#[pyo3(signature = (
+    host, port, *, size = 64, connections = 16, pipeline = 1, gso = false, rate = None, duration_s = 3.0,
+    warm_up_s = 0.0, answer_timeout_s = 1.0, progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // they are keywords in Python
 pub fn run_udp_load<'py>(
     py: Python<'py>,
     host: &str,
     port: u16,
-    flows: usize,
-    window: usize,
-    datagram_bytes: usize,
+    size: usize,
+    connections: usize,
+    pipeline: usize,
     gso: bool,
+    rate: Option<f64>,
     duration_s: f64,
     warm_up_s: f64,
     answer_timeout_s: f64,
+    progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let plan = UdpPlan {
+    let schedule = schedule(host, port, connections, pipeline, rate, (warm_up_s, duration_s, answer_timeout_s))?;
+    let plan = DatagramPlan { schedule, bytes: size, gso };
+    watched(py, progress.as_ref(), |watch| udp::run_until(&plan, watch))
+}
+
+/// `times_s` are the warm-up, the measured time and the answer timeout.
+fn schedule(
+    host: &str,
+    port: u16,
+    connections: usize,
+    pipeline: usize,
+    rate: Option<f64>,
+    times_s: (f64, f64, f64),
+) -> PyResult<Schedule> {
+    Ok(Schedule {
         address: resolve(host, port)?,
-        flows,
-        window,
-        datagram_bytes,
-        gso,
-        warm_up: seconds("warm_up_s", warm_up_s)?,
-        duration: seconds("duration_s", duration_s)?,
-        answer_timeout: seconds("answer_timeout_s", answer_timeout_s)?,
-    };
-    let mut signalled = Ok(());
+        connections,
+        pipeline,
+        pace: rate.map_or(Pace::Closed, Pace::PerSecond),
+        sleeps: false,
+        warm_up: seconds("warm_up_s", times_s.0)?,
+        duration: seconds("duration_s", times_s.1)?,
+        answer_timeout: seconds("answer_timeout_s", times_s.2)?,
+    })
+}
+
+/// Make a load with the interpreter free, but for telling how far it is.
+fn watched<'py>(
+    py: Python<'py>,
+    progress: Option<&Py<PyAny>>,
+    load: impl FnOnce(&mut dyn FnMut(Progress) -> bool) -> Result<LoadReport, LoadError> + Send,
+) -> PyResult<Bound<'py, PyDict>> {
+    let mut told = Ok(());
     let outcome = py.detach(|| {
-        udp::run_until(&plan, &mut || {
-            signalled = Python::attach(|py| py.check_signals());
-            signalled.is_err()
+        load(&mut |far| {
+            told = Python::attach(|py| tell(py, progress, far));
+            told.is_err()
         })
     });
-    signalled?;
-    let report = outcome.map_err(raised)?;
-    let dict = PyDict::new(py);
-    dict.set_item("duration_s", report.duration.as_secs_f64())?;
-    dict.set_item("answers", report.answers)?;
-    dict.set_item("sent", report.sent)?;
-    dict.set_item("lost", report.lost)?;
-    dict.set_item("wrong", report.wrong)?;
-    dict.set_item("rate", report.rate())?;
-    dict.set_item("latency_us", latencies(py, &report.latencies)?)?;
-    Ok(dict)
+    told?;
+    report(py, &outcome.map_err(raised)?)
 }
 
 /// Run the signal handlers that are due, and say how far the load is.
@@ -154,7 +189,7 @@ fn raised(error: LoadError) -> PyErr {
     }
 }
 
-fn report<'py>(py: Python<'py>, report: &HttpReport) -> PyResult<Bound<'py, PyDict>> {
+fn report<'py>(py: Python<'py>, report: &LoadReport) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("duration_s", report.duration.as_secs_f64())?;
     dict.set_item("answers", report.answers())?;
@@ -177,7 +212,7 @@ fn target_report<'py>(py: Python<'py>, target: &TargetReport) -> PyResult<Bound<
         errors.set_item(kind.name(), target.errors.count(kind))?;
     }
     let dict = PyDict::new(py);
-    dict.set_item("path", &target.path)?;
+    dict.set_item("name", &target.name)?;
     dict.set_item("connections", target.connections)?;
     dict.set_item("answers", target.answers)?;
     dict.set_item("body_bytes", target.body_bytes)?;

@@ -18,23 +18,31 @@ use super::asgi::AsgiServer;
 use super::datagram::{self, Endpoints};
 use super::guarded::Guarded;
 use super::owners;
+use super::scoreboard::Scoreboard;
 use super::service::PyService;
+use super::tcp::StreamServer;
+use super::wsgi::{Desk, WsgiServer};
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
 use crate::core::{EventLoop, Hold, Token};
 use crate::metrics::ReactorCounters;
 use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
+use crate::reactor::fair_share::{ACCEPTS_PER_TURN, FairShare};
+use crate::reactor::scoreboard::Reporter;
 use crate::reactor::{Mail, SubReactorHandle};
-use crate::server::http::HttpServer;
+use crate::server::http::{HttpEvent, HttpServer};
+use crate::server::tcp::Streams;
 use crate::server::udp::UdpService;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
 const EVENT_WRITE: u8 = 2;
 
-/// What the kernel may hold, unsent, for a peer that does not read; by itself it would grow to megabytes for each.
-const MAX_UNSENT_BYTES: u32 = 256 * 1024;
+/// What the kernel may hold, unsent, for a peer that does not read; by itself it would grow to megabytes for each, and
+/// a few thousand such peers would put TCP under memory pressure for everybody. A large file costs less as well than
+/// with more, since what is queued is sent while the processor's caches still hold it.
+const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 
 /// How long the attached phase may run before the loop flushes what it produced and looks at the poller again.
 /// Without it a batch of slow handlers would delay the first one's answer by their sum.
@@ -47,6 +55,9 @@ pub(super) struct Inner {
     pub event_loop: EventLoop<PyService>,
     watches: HashMap<RawFd, Token>,
     pub asgi: Option<Py<AsgiServer>>,
+    wsgi: Option<Py<WsgiServer>>,
+    /// By the number of their endpoint.
+    pub stream_servers: HashMap<u16, Py<StreamServer>>,
     pub endpoints: Endpoints,
 }
 
@@ -127,8 +138,14 @@ impl Reactor {
         let woken = &self.woken;
         py.detach(move || {
             let whole = carried;
-            turn_while_native(whole.0, timeout, woken)
+            match whole.0.service.desk {
+                None => turn_while_native(whole.0, timeout, woken),
+                Some(_) => turn_for_threads(whole.0, timeout, woken),
+            }
         })?;
+        if let Some(reporter) = &inner.event_loop.service.reporter {
+            reporter.work();
+        }
         let mut released = std::mem::take(inner.event_loop.io.take_released());
         drop(entered);
         if !released.is_empty() {
@@ -138,30 +155,50 @@ impl Reactor {
         Ok(())
     }
 
+    /// Handle the next event of the streams. False if there is none.
+    fn run_stream_event(&self, py: Python<'_>) -> PyResult<bool> {
+        let mut entered = self.inner.enter()?;
+        let Some(inner) = entered.as_mut() else { return Ok(false) };
+        let EventLoop { io, service, .. } = &mut inner.event_loop;
+        let Some(event) = service.streams.next_event() else { return Ok(false) };
+        let number = service.streams.endpoint_of(io, &event);
+        let server = number.and_then(|number| inner.stream_servers.get(&number)).map(|server| server.clone_ref(py));
+        drop(entered);
+        if let Some(server) = server {
+            StreamServer::handle(server.bind(py), event)?;
+        }
+        Ok(true)
+    }
+
     /// Run the events of this turn, within the budget. Returns whether some are left.
     fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
         datagram::run(self, py)?;
-        self.run_requests(py)?;
-        self.with(|inner| inner.event_loop.service.has_events())
-    }
-
-    fn run_requests(&self, py: Python<'_>) -> PyResult<()> {
         let began = Instant::now();
+        while self.run_stream_event(py)? {
+            if began.elapsed() >= ATTACHED_BUDGET {
+                break;
+            }
+        }
         loop {
             let mut entered = self.inner.enter()?;
-            let Some(inner) = entered.as_mut() else { return Ok(()) };
-            let Some(http) = &mut inner.event_loop.service.http else { return Ok(()) };
-            let Some(event) = http.next_event() else { return Ok(()) };
+            let Some(inner) = entered.as_mut() else { return Ok(false) };
+            let service = &mut inner.event_loop.service;
+            let Some(event) = service.next_event() else { return Ok(service.has_events()) };
             let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
+            let wsgi = inner.wsgi.as_ref().map(|wsgi| wsgi.clone_ref(py));
             drop(entered);
             if let Some(asgi) = asgi {
                 AsgiServer::handle(asgi.bind(py), event)?;
+            } else if let (Some(wsgi), HttpEvent::Quiet) = (wsgi, event) {
+                wsgi.get().tell_quiet(py)?;
             }
             if began.elapsed() >= ATTACHED_BUDGET {
                 return self.with(|inner| {
-                    if inner.event_loop.service.http.as_ref().is_some_and(|http| http.has_events()) {
+                    let left = inner.event_loop.service.has_events();
+                    if left {
                         inner.event_loop.io.counters.budget_exhausted.add(1);
                     }
+                    left
                 });
             }
         }
@@ -197,18 +234,48 @@ fn turn_while_native(
     let at_most = limit.min(began.elapsed().saturating_add(DETACHED_AT_MOST));
     loop {
         let answered = event_loop.io.counters.native_answers.get();
-        let is_python_wanted = event_loop.service.has_events()
-            || !event_loop.service.ready.is_empty()
-            || !event_loop.io.take_released().is_empty()
-            || woken.load(Ordering::Relaxed);
         // A turn that answered nothing was ended by the timeout, by a signal, or by what asyncio will know.
         let left = at_most.saturating_sub(began.elapsed());
-        if is_python_wanted || answered == answers || left.is_zero() {
+        if is_python_wanted(event_loop, woken) || answered == answers || left.is_zero() {
             return Ok(());
         }
         answers = answered;
         event_loop.turn(Some(left))?;
     }
+}
+
+/// Turn for the threads of a WSGI application, which need nothing of this one's interpreter: until Python is wanted here.
+fn turn_for_threads(
+    event_loop: &mut EventLoop<PyService>,
+    timeout: Option<Duration>,
+    woken: &AtomicBool,
+) -> std::io::Result<()> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    loop {
+        // What was left since the last turn, before sleeping.
+        event_loop.service.serve_threads(&mut event_loop.io);
+        if is_python_wanted(event_loop, woken) {
+            return event_loop.turn(Some(Duration::ZERO));
+        }
+        let now = Instant::now();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let look = event_loop.service.desk.as_ref().and_then(|desk| desk.may_sleep(now));
+        let completions = event_loop.io.counters.completions.get();
+        event_loop.turn(left.into_iter().chain(look).min())?;
+        event_loop.service.serve_threads(&mut event_loop.io);
+        // What ended a turn without a completion may have been a signal, which only Python can handle.
+        let may_be_a_signal = event_loop.io.counters.completions.get() == completions && look.is_none();
+        if is_python_wanted(event_loop, woken) || may_be_a_signal || left.is_some_and(|left| left.is_zero()) {
+            return Ok(());
+        }
+    }
+}
+
+fn is_python_wanted(event_loop: &mut EventLoop<PyService>, woken: &AtomicBool) -> bool {
+    event_loop.service.has_events()
+        || !event_loop.service.ready.is_empty()
+        || !event_loop.io.take_released().is_empty()
+        || woken.load(Ordering::Relaxed)
 }
 
 fn mask(readiness: Readiness) -> u8 {
@@ -221,11 +288,27 @@ impl Reactor {
     #[pyo3(signature = (poller = "auto"))]
     fn new(poller: &str) -> PyResult<Self> {
         let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
-        let service = PyService { http: None, udp: UdpService::default(), listeners: Vec::new(), ready: Vec::new() };
+        let service = PyService {
+            http: None,
+            desk: None,
+            streams: Streams::default(),
+            udp: UdpService::default(),
+            listeners: Vec::new(),
+            ready: Vec::new(),
+            reporter: None,
+            fair_share: None,
+        };
         let event_loop = EventLoop::new(poller::open(kind)?, service)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
         let handle = SubReactorHandle::of(&event_loop);
-        let inner = Inner { event_loop, watches: HashMap::new(), asgi: None, endpoints: HashMap::new() };
+        let inner = Inner {
+            event_loop,
+            watches: HashMap::new(),
+            asgi: None,
+            wsgi: None,
+            stream_servers: HashMap::new(),
+            endpoints: HashMap::new(),
+        };
         Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), handle, counters })
     }
 
@@ -317,6 +400,18 @@ impl Reactor {
         })?
     }
 
+    /// Serve HTTP with this WSGI application, on its own threads, on every listener added from now on.
+    fn attach_wsgi(&self, py: Python<'_>, wsgi: Py<WsgiServer>) -> PyResult<()> {
+        let (mut http, desk) = wsgi.get().attach(py, self.mail.clone())?;
+        self.with(|inner| {
+            http.attach(&mut inner.event_loop.io)?;
+            inner.event_loop.service.http = Some(http);
+            inner.event_loop.service.desk = Some(desk);
+            inner.wsgi = Some(wsgi);
+            Ok(())
+        })?
+    }
+
     /// Accept connections from a listening socket. The descriptor is duplicated: the caller keeps its own. The first
     /// added has the number 0 in the application's list of listeners, the next one 1.
     fn add_listener(&self, fd: RawFd) -> PyResult<()> {
@@ -339,18 +434,49 @@ impl Reactor {
     fn remove_listeners(&self, last: bool) -> PyResult<()> {
         self.with(|inner| {
             let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if let Some(share) = service.fair_share.take() {
+                share.leave(io);
+            }
             service.listeners.iter().for_each(|&(token, _)| io.remove_listener(token, hold(last)));
         })
     }
 
+    /// Stop accepting: close this reactor's descriptors of its listeners, which other processes hold, too. Who waits there
+    /// is theirs.
+    fn leave_listeners(&self) -> PyResult<()> {
+        self.with(|inner| {
+            let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if let Some(share) = service.fair_share.take() {
+                share.leave(io);
+            }
+            service.listeners.iter().for_each(|&(token, _)| io.leave_listener(token));
+        })
+    }
+
+    /// Tell of this reactor in a slot of the scoreboard, from now on. With `shares`, leave connections to the other workers
+    /// that are ready while this one has more than its share.
+    fn report_to(&self, scoreboard: &Scoreboard, slot: usize, shares: bool) -> PyResult<()> {
+        let reporter = Reporter { board: scoreboard.0.clone(), slot: scoreboard.check(slot)? };
+        self.with(|inner| {
+            let EventLoop { io, service, .. } = &mut inner.event_loop;
+            if shares {
+                io.limit_accepts(ACCEPTS_PER_TURN);
+                service.fair_share = Some(FairShare::new(io, reporter.clone())?);
+            }
+            service.reporter = Some(reporter);
+            Ok(())
+        })?
+    }
+
     /// Close idle connections now, and the others after the response they wait for. What was handed over by now is among
-    /// them.
-    fn drain(&self) -> PyResult<()> {
+    /// them. With `patience`, idle ones stay as long as they might have been kept alive, and have one more answer.
+    #[pyo3(signature = (patience = false))]
+    fn drain(&self, patience: bool) -> PyResult<()> {
         self.with(|inner| {
             inner.event_loop.take_mail();
             let EventLoop { io, service, .. } = &mut inner.event_loop;
             if let Some(http) = &mut service.http {
-                http.drain(io);
+                http.drain(io, patience);
             }
         })
     }
@@ -376,12 +502,21 @@ impl Reactor {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let inner = self.inner.enter()?.take();
         if let Some(mut inner) = inner {
-            let (asgi, endpoints) = (inner.asgi.take(), std::mem::take(&mut inner.endpoints));
+            let asgi = inner.asgi.take();
+            let desk = inner.event_loop.service.desk.take();
+            let stream_servers = std::mem::take(&mut inner.stream_servers);
+            let endpoints = std::mem::take(&mut inner.endpoints);
+            let mut objects = inner.event_loop.service.streams.take_objects(&mut inner.event_loop.io);
             let mut released = inner.event_loop.shut_down();
+            released.extend(desk.into_iter().flat_map(Desk::shut_down));
             drop((inner, endpoints));
             owners::release(py, &mut released);
+            objects.drain(..).for_each(|object| super::tcp::release_object(py, object));
             if let Some(asgi) = asgi {
                 asgi.get().forget_requests(py);
+            }
+            for server in stream_servers.values() {
+                server.get().forget();
             }
         }
         Ok(())

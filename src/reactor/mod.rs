@@ -4,9 +4,12 @@
 //! with the fewest. A sub reactor is any event loop that takes [`Mail`]; to the main one it is a [`SubReactorHandle`].
 //! [`SubReactor`] is one on a thread of its own; Python's reactors run on threads that Python made.
 //!
-//! With one sub reactor the two are one loop: it accepts by itself, and nothing here is needed.
+//! With one sub reactor the two are one loop: it accepts by itself. Over processes the reactors that accept from one
+//! listener see each other in a [`scoreboard`], and a [`fair_share`] keeps them even.
 
+pub mod fair_share;
 mod main_reactor;
+pub mod scoreboard;
 mod sub_reactor;
 
 pub use main_reactor::{Deserted, MainReactor, MainReactorError};

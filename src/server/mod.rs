@@ -2,5 +2,9 @@
 
 pub mod health;
 pub mod http;
+mod slot;
 pub mod static_files;
+pub mod tcp;
 pub mod udp;
+
+pub use slot::Connection;

@@ -22,6 +22,10 @@ from typing import Any
 
 import pytest
 
+# A shell starts what it puts in the background with SIGINT ignored, and every process of the tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 PENSTOCK = [sys.executable, "-m", "penstock"]
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 20.0

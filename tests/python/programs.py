@@ -26,6 +26,9 @@ PACKAGES = {
     "h2load": "nghttp2-client",
     "haproxy": "haproxy",
     "nginx": "nginx",
+    "redis-cli": "redis-tools",
+    "systemd-analyze": "systemd",
+    "systemd-socket-activate": "systemd",
     "wrk": "wrk",
 }
 """Of Debian, by the program in them."""

@@ -164,7 +164,7 @@ def test_standard_output_can_be_told_its_form_and_its_colours(serve: Serve):
     server = serve(HELLO_APP, "--use-colors")
     server.get()
     server.wait_for_log('\x1b[1mGET / HTTP/1.1\x1b[0m" \x1b[32m200 OK\x1b[0m\n')
-    assert "\x1b[32mINFO\x1b[0m:     Started server process" in server.log
+    server.wait_for_log("\x1b[32mINFO\x1b[0m:     Started server process")
 
 
 def test_a_log_that_was_renamed_goes_on_in_a_new_file(serve: Serve, tmp_path: Path):

@@ -14,7 +14,7 @@ import pytest
 from conftest import PENSTOCK, Server, clean_environment
 from programs import need
 
-from penstock.bench import beside
+from penstock.bench import beside, outcome
 from penstock.bench.http import HttpLoad, Target
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -133,11 +133,7 @@ def test_a_name_is_wherever_its_server_is(monkeypatch: pytest.MonkeyPatch):
     """localhost may be ::1 first, where nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
-        found = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.77.0.1", port)),
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)),
-        ]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        monkeypatch.setattr(outcome, "addresses_of", lambda *_: ["127.77.0.1", "127.0.0.1"])
         target = Target.of(f"http://localhost:{port}/path?query")
     assert (target.address, target.host, target.path) == ("127.0.0.1", f"localhost:{port}", "/path?query")
 

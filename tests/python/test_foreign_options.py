@@ -38,17 +38,29 @@ def values(found: Choices) -> dict[str, object]:
 
 def test_every_option_of_uvicorn_is_known():
     theirs = {flag for each in UVICORN if isinstance(each, click.Option) for flag in (*each.opts, *each.secondary_opts)}
-    assert theirs - OURS - AWAITED - {"--version"} == set()
+    assert theirs - OURS - {"--version"} == set()
 
 
 def test_every_option_of_gunicorn_is_known():
     theirs = {flag for each in gunicorn.KNOWN_SETTINGS for flag in each.cli or ()}
-    assert theirs - OURS - AWAITED == set()
+    assert theirs - OURS == set()
+
+
+@pytest.mark.parametrize(
+    ("server", "theirs"),
+    [
+        ("uvicorn", [flag for each in UVICORN if isinstance(each, click.Option) for flag in each.opts]),
+        ("gunicorn", [flag for each in gunicorn.KNOWN_SETTINGS for flag in each.cli or ()]),
+    ],
+)
+def test_the_options_that_need_no_line_are_listed(server: str, theirs: list[str]):
+    own = {each.flag for each in SETTINGS.values()} | {"-c", "--config", "--check-config", "--print-config"}
+    assert list(foreign.SAME[server]) == [flag for flag in theirs if flag in own]
 
 
 def test_every_variable_of_gunicorn_is_known():
     known = {*SETTINGS, *foreign.BY_VARIABLE, *foreign.HOOKS, "wsgi_app", "config", "print_config", "check_config"}
-    assert {str(each.name) for each in gunicorn.KNOWN_SETTINGS} - known - AWAITED_VARIABLES == set()
+    assert {str(each.name) for each in gunicorn.KNOWN_SETTINGS} - known == set()
 
 
 def test_no_option_has_two_meanings():
@@ -78,6 +90,7 @@ SAMPLES: dict[str | None, str] = {
     "lifespan": "on",
     "forwarded_allow_ips": "10.0.0.1",
     "access_logfile": "-",
+    "umask": "027",
 }
 
 
@@ -92,6 +105,7 @@ def test_values_are_put_in_our_terms():
         "timeout_keep_alive_s": 2,
         "limit_target_size": 1048576,
     }
+    assert values(choices("--interface", "asgi3", "--threads", "3")) == {"interface": "asgi", "threads": 3}
     assert values(choices("--h11-max-incomplete-event-size", "4096")) == {"limit_head_size": 4096}
 
 
@@ -115,6 +129,7 @@ def test_a_header_may_hold_what_separates_other_values():
         (["--header", "content-length: 3"], "--header: expected NAME:VALUE, a header that frames no message"),
         (["--header", "x-a: 1\r\nx-b: 2"], "--header: expected NAME:VALUE"),
         (["--ssl-keyfile", "key.pem"], "--ssl-keyfile: TLS ends before Penstock: have nginx or HAProxy end it"),
+        (["--reload", "-w", "2"], "--reload serves in one process that starts anew: leave -w out"),
         (["-D"], "-D: servers are kept by a service manager"),
         (["--log-config", "no.ini"], "--log-config: cannot read no.ini: no such file or directory"),
         (["--env-file", "no.env"], "--env-file: cannot read no.env: no such file or directory"),
@@ -136,9 +151,9 @@ def test_what_has_no_effect_is_told_and_the_server_runs(serve: Callable[..., Ser
         HEADERS_APP, "-k", "uvicorn.workers.UvicornWorker", "--loop", "uvloop", env={"GUNICORN_CMD_ARGS": "-w 4"}
     )
     assert b"200 OK" in server.get()
-    assert "WARNING:  -k has no effect: there is one kind of worker" in server.log
-    assert "WARNING:  --loop has no effect: " in server.log
-    assert "WARNING:  GUNICORN_CMD_ARGS is not read: give its options to penstock serve" in server.log
+    server.wait_for_log("WARNING:  -k has no effect: there is one kind of worker")
+    server.wait_for_log("WARNING:  --loop has no effect: ")
+    server.wait_for_log("WARNING:  GUNICORN_CMD_ARGS is not read: give its options to penstock serve")
 
 
 HEADERS_APP = """
@@ -186,6 +201,7 @@ def test_a_file_s_variables_are_settings_by_gunicorn_s_names_and_by_ours(conf: C
     found = conf(
         "import os\ncores = 2\nbind = ['0.0.0.0:80', 'unix:/run/a']\nkeepalive = 2\ngraceful_timeout = 4 * cores\n"
         "loglevel = 'WARNING'\nwsgi_app = 'shop:app'\nlimit_concurrency = 10\nworker_class = 'gevent'\n"
+        "workers = cores * 2 + 1\nuser = 1000\numask = 0o027\ntimeout = 0\n"
         "static = ['/assets=dist']\nkeyfile = None\ndaemon = False\nkeep_alve = 3\n"
         "def post_fork(server, worker): pass\n"
     )
@@ -195,6 +211,10 @@ def test_a_file_s_variables_are_settings_by_gunicorn_s_names_and_by_ours(conf: C
         "timeout_graceful_shutdown_s": "8",
         "log_level": "warning",
         "limit_concurrency": "10",
+        "workers": "5",
+        "user": "1000",
+        "umask": "23",
+        "timeout_worker_s": "0",
         "static": str(found.given["static"].value),
     }
     assert found.app == "shop:app"
@@ -320,17 +340,3 @@ def test_an_env_file_reaches_the_application_and_changes_nothing_that_is_set(
 
 def test_every_option_of_ours_is_in_the_command():
     assert {each.setting.name for each in command.params if isinstance(each, SettingOption)} == set(SETTINGS)
-
-
-# What is not of this part of the server.
-AWAITED = {
-    *("-w", "--workers", "--limit-max-requests", "--limit-max-requests-jitter", "--max-requests"),
-    *("--max-requests-jitter", "-t", "--timeout", "--timeout-worker-healthcheck", "--preload", "--threads"),
-    *("--interface", "-p", "--pid", "-u", "--user", "-g", "--group", "-m", "--umask"),
-    *("--control-socket", "--control-socket-mode", "--no-control-socket"),
-}
-AWAITED_VARIABLES = {
-    *("workers", "max_requests"),
-    *("max_requests_jitter", "timeout", "preload_app", "threads", "pidfile", "user", "group", "umask"),
-    *("control_socket", "control_socket_mode", "control_socket_disable"),
-}

@@ -157,9 +157,9 @@ def test_a_shutdown_that_fails_is_logged_and_the_server_leaves(how: str) -> None
 
     with threaded_server(app, lifespan="on") as server:
         pass
-    assert "cannot close" in server.log
+    server.wait_for_log("cannot close")
     assert "Application shutdown complete" not in server.log
-    assert "Finished server process" in server.log
+    server.wait_for_log("Finished server process")
 
 
 def test_a_lifespan_that_ends_while_requests_are_served_is_logged_and_they_go_on() -> None:
@@ -177,7 +177,7 @@ def test_a_lifespan_that_ends_while_requests_are_served_is_logged_and_they_go_on
 
     with threaded_server(app, lifespan="on") as server:
         assert server.get().endswith(b"fine")
-        assert "ValueError: a background task of the application's" in server.log
+        server.wait_for_log("ValueError: a background task of the application's")
 
 
 @pytest.mark.parametrize("message", [{"type": "lifespan.complete"}, {"type": "http.response.start"}, {}])
@@ -226,7 +226,7 @@ def test_what_start_up_opens_in_a_task_group_is_closed_in_the_same_task() -> Non
     with threaded_server(app, lifespan="on") as server:
         assert server.get().endswith(b"fine")
     assert ended.wait(TIMEOUT_S)
-    assert "Application shutdown complete" in server.log
+    server.wait_for_log("Application shutdown complete")
 
 
 HANGING_APP = """
@@ -257,7 +257,7 @@ def test_a_shutdown_that_hangs_can_be_hurried(serve: Serve) -> None:
     server.wait_for_log("closing")
     server.signal(signal.SIGINT)
     assert server.wait() == 0
-    assert "before the application's shutdown has ended" in server.log
+    server.wait_for_log("before the application's shutdown has ended")
     assert "Traceback" not in server.log
 
 

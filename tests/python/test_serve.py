@@ -120,7 +120,7 @@ def body_of(response: bytes) -> bytes:
 def test_port_zero_serves_on_a_free_port_and_prints_it(serve: Serve):
     server = serve()
     assert server.port > 0
-    assert f"Penstock running on http://127.0.0.1:{server.port} (Press CTRL+C to quit)" in server.log
+    server.wait_for_log(f"Penstock running on http://127.0.0.1:{server.port} (Press CTRL+C to quit)")
     assert server.get().endswith(b"\r\n\r\nhello\n")
 
 
@@ -137,7 +137,7 @@ def test_it_says_nothing_on_a_terminal_that_a_pipe_should_not_see(serve: Serve):
     server.get("/somewhere?a=1")
     server.stop()
     assert "\x1b" not in server.log
-    assert '"GET /somewhere?a=1 HTTP/1.1" 200 OK' in server.log
+    server.wait_for_log('"GET /somewhere?a=1 HTTP/1.1" 200 OK')
 
 
 def test_the_access_log_can_be_left_out(serve: Serve):
@@ -238,7 +238,7 @@ def test_a_request_that_never_ends_does_not_keep_it(serve: Serve):
         server.wait_for_log("request begun")
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
-    assert "request ended" in server.log
+    server.wait_for_log("request ended")
 
 
 def test_a_second_ctrl_c_does_not_wait_for_requests(serve: Serve):
@@ -298,7 +298,7 @@ def test_lifespan_opens_before_the_first_request_and_closes_after_the_last(serve
     assert server.log.index("pool opened") < server.log.index("running on")
     assert server.get().startswith(b"HTTP/1.1 204")
     server.stop()
-    assert "pool closed" in server.log
+    server.wait_for_log("pool closed")
 
 
 def test_lifespan_is_not_asked_for_when_it_is_off(serve: Serve):

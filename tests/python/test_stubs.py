@@ -53,7 +53,8 @@ def is_setter(function: ast.FunctionDef) -> bool:
 
 
 def is_property(function: ast.FunctionDef) -> bool:
-    return any(isinstance(each, ast.Name) and each.id == "property" for each in function.decorator_list)
+    """Its getter, or its setter."""
+    return any(ast.unparse(each) in ("property", f"{function.name}.setter") for each in function.decorator_list)
 
 
 def parameters_of_stub(function: ast.FunctionDef) -> Parameters:
@@ -69,7 +70,11 @@ def parameters_of_stub(function: ast.FunctionDef) -> Parameters:
 
 
 def parameters_of_binary(function: Any) -> Parameters:
-    kinds = {inspect.Parameter.KEYWORD_ONLY: "keyword", inspect.Parameter.POSITIONAL_OR_KEYWORD: "plain"}
+    kinds = {
+        inspect.Parameter.KEYWORD_ONLY: "keyword",
+        inspect.Parameter.POSITIONAL_OR_KEYWORD: "plain",
+        inspect.Parameter.POSITIONAL_ONLY: "plain",
+    }
     return [
         (each.name, kinds[each.kind], each.default is not inspect.Parameter.empty)
         for each in inspect.signature(function).parameters.values()
@@ -88,6 +93,9 @@ def test_a_class_has_the_same_members_in_the_stub_and_in_the_binary(name: str) -
     for member, function in stub.items():
         if member == "__new__":
             assert parameters_of_stub(function) == parameters_of_binary(binary), name
+        elif member == "__call__":
+            # A slot tells nothing of its parameters.
+            assert callable(vars(binary)[member])
         elif is_property(function):
             assert inspect.isgetsetdescriptor(vars(binary)[member]), member
         else:

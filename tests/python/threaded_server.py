@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any
 
@@ -19,7 +20,8 @@ from penstock.server import Worker
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[Any, Any, Any], Any]
+# ASGI or WSGI.
+App = Callable[..., Any]
 
 TIMEOUT_S = 20.0
 
@@ -43,7 +45,8 @@ class ThreadedServer:
     """A worker that serves `app` on a free port of 127.0.0.1 until `stop`."""
 
     def __init__(self, app: App, **settings: Any) -> None:
-        self.config = ServerConfig(**({"port": 0, "access_log": False, "lifespan": "off"} | settings))
+        where: dict[str, Any] = {} if "uds" in settings else {"port": 0}
+        self.config = ServerConfig(**(where | {"access_log": False, "lifespan": "off"} | settings))
         self._app = app
         self._listeners = listener.open_listeners(self.config)
         self._attached = threading.Event()
@@ -108,6 +111,13 @@ class ThreadedServer:
     @property
     def log(self) -> str:
         return self.records.text
+
+    def wait_for_log(self, text: str) -> None:
+        """Return once `text` has been logged; fail if it has not been in time."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while text not in self.log:
+            assert time.monotonic() < deadline, f"not logged: {text!r}\n{self.log}"
+            time.sleep(0.002)
 
     @property
     def port(self) -> int:

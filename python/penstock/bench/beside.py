@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .figures import Figures
-from .http import BenchError, HttpLoad
+from .http import HttpLoad
+from .outcome import BenchError
 
 # How much longer than its load a tool may take.
 PATIENCE_S = 30.0

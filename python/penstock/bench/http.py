@@ -8,25 +8,15 @@ of a busy service meet.
 
 from __future__ import annotations
 
-import resource
-import socket
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from .. import _core
-from ..errors import ConfigError, PenstockError
-from .figures import PERCENTILES, Figures
+from ..errors import ConfigError
+from .outcome import Found, Progress, measured, reachable
 
 DEFAULT_PORT = 80
-CONNECT_TIMEOUT_S = 5.0
-
-# Seconds since the start, good answers so far, errors so far.
-Progress = Callable[[float, int, int], object]
-
-
-class BenchError(PenstockError):
-    """The load could not be made: there is no server, or it went away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +42,7 @@ class Target:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not path.isascii() or not path.isprintable() or " " in path:
             raise ConfigError(f"URL: expected a path of visible ASCII, got {path!r}; escape the rest with %")
-        return cls(url=parts.geturl(), address=_reachable(host, port), port=port, host=parts.netloc, path=path)
-
-
-def _reachable(host: str, port: int) -> str:
-    """The first of a name's addresses that takes a connection: localhost may be ::1, where the server is not."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise BenchError(f"{host} has no address: {error.strerror or error}") from error
-    refused: list[str] = []
-    for family, kind, protocol, _, address in found:
-        with socket.socket(family, kind, protocol) as probe:
-            probe.settimeout(CONNECT_TIMEOUT_S)
-            try:
-                probe.connect(address)
-            except OSError as error:
-                refused.append(f"{address[0]} port {port}: {error.strerror or error}")
-                continue
-            return str(address[0])
-    raise BenchError(f"expected a server at {host}, got none ({'; '.join(refused)}): is it running?")
+        return cls(url=parts.geturl(), address=reachable(host, port), port=port, host=parts.netloc, path=path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,24 +64,25 @@ class HttpLoad:
     def verb(self) -> str:
         return self.method or ("GET" if self.body is None else "POST")
 
+    @property
+    def title(self) -> str:
+        return f"{self.verb} {self.target.url}" + (f" with {len(self.body):,} bytes" if self.body else "")
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a load found. `buckets` are latencies: at most so many microseconds, and how many answers took that."""
-
-    figures: Figures
-    body_mean: float
-    reconnects: int
-    errors_by_kind: dict[str, int] = field(default_factory=dict[str, int])
-    first_error: str | None = None
-    buckets: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    @property
+    def told(self) -> Mapping[str, object]:
+        body_bytes = len(self.body or b"")
+        return {
+            "url": self.target.url,
+            "address": self.target.address,
+            "method": self.verb,
+            "request_body_bytes": body_bytes,
+        }
 
 
 def run(load: HttpLoad, progress: Progress | None = None) -> Found:
     """Make the load in this thread, with the interpreter free. Raises `BenchError` and `ConfigError`."""
-    before = _cpu_s()
-    try:
-        report = _core.run_http_load(
+    return measured(
+        lambda: _core.run_http_load(
             load.target.address,
             load.target.port,
             targets=[(load.target.path, 1, 0)],
@@ -127,34 +99,4 @@ def run(load: HttpLoad, progress: Progress | None = None) -> Found:
             statuses=(200, 399),
             progress=progress,
         )
-    except ConnectionError as error:
-        raise BenchError(str(error)) from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return _found(report, _cpu_s() - before)
-
-
-def _found(report: _core.LoadReport, cpu_s: float) -> Found:
-    [target] = report["targets"]
-    latency = report["latency_us"]
-    figures = Figures(
-        tool="penstock",
-        answers=report["answers_in_time"],
-        rate=report["rate"],
-        cpu_us=cpu_s * 1e6 / report["answers"] if report["answers"] else None,
-        latency_us={"mean": latency["mean"], **{name: latency[name] for name in PERCENTILES}, "max": latency["max"]},
-        errors=report["errors"],
     )
-    return Found(
-        figures=figures,
-        body_mean=target["body_bytes"] / target["answers"] if target["answers"] else 0.0,
-        reconnects=report["reconnects"],
-        errors_by_kind={kind: count for kind, count in target["errors"].items() if count},
-        first_error=target["first_error"],
-        buckets=report["histogram_us"],
-    )
-
-
-def _cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from .figures import PERCENTILES, Figures
-from .http import Found, HttpLoad
+from .outcome import Found, Load
 
 WIDEST_BAR = 50
 _LATENCIES = ("mean", *PERCENTILES, "max")
 
 
-def text(load: HttpLoad, found: Found, beside: Sequence[Figures] = (), left_out: Sequence[str] = ()) -> str:
+def text(load: Load, found: Found, beside: Sequence[Figures] = (), left_out: Sequence[str] = ()) -> str:
     """The load, its outcome, latencies and their histogram, and what the other tools found."""
     lines = [*_outcome(load, found), "", *_latencies(load, found), "", *_histogram(found.buckets)]
     if beside or left_out:
@@ -21,12 +21,11 @@ def text(load: HttpLoad, found: Found, beside: Sequence[Figures] = (), left_out:
     return "\n".join(lines)
 
 
-def _outcome(load: HttpLoad, found: Found) -> Iterator[str]:
+def _outcome(load: Load, found: Found) -> Iterator[str]:
     figures = found.figures
     pace = "closed loop" if load.rate is None else f"open loop, {load.rate:,g} requests a second"
     pipelined = f", {load.pipeline} requests at a time" if load.pipeline > 1 else ""
-    body = f" with {len(load.body):,} bytes" if load.body else ""
-    yield f"{load.verb} {load.target.url}{body}"
+    yield load.title
     times = f"{load.duration_s:g} s after {load.warm_up_s:g} s of warm-up"
     yield f"{load.connections:,} connections{pipelined}, {pace}, {times}"
     yield ""
@@ -36,7 +35,7 @@ def _outcome(load: HttpLoad, found: Found) -> Iterator[str]:
     yield from _client(load, figures)
 
 
-def _client(load: HttpLoad, figures: Figures) -> Iterator[str]:
+def _client(load: Load, figures: Figures) -> Iterator[str]:
     """A client that is full measures itself. In an open loop it polls, so its CPU says nothing of the work."""
     if figures.cpu_us is None:
         return
@@ -58,7 +57,7 @@ def _errors(found: Found) -> Iterator[str]:
         yield f"           {found.reconnects:,} connections opened again"
 
 
-def _latencies(load: HttpLoad, found: Found) -> Iterator[str]:
+def _latencies(load: Load, found: Found) -> Iterator[str]:
     since = "its request was sent; --rate tells what users meet" if load.rate is None else "its request was due"
     yield f"Latency    until an answer's last byte, since {since}"
     told = [(name, found.figures.latency_us[name]) for name in _LATENCIES if name in found.figures.latency_us]
@@ -118,13 +117,10 @@ def _bytes(count: float) -> str:
     return f"{count:,.1f} TiB"
 
 
-def as_json(load: HttpLoad, found: Found, beside: Sequence[Figures] = (), left_out: Sequence[str] = ()) -> str:
+def as_json(load: Load, found: Found, beside: Sequence[Figures] = (), left_out: Sequence[str] = ()) -> str:
     told = {
         "load": {
-            "url": load.target.url,
-            "address": load.target.address,
-            "method": load.verb,
-            "body_bytes": len(load.body or b""),
+            **load.told,
             "connections": load.connections,
             "pipeline": load.pipeline,
             "rate": load.rate,

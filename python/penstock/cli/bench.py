@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,10 +16,15 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..bench.figures import Figures
     from ..bench.http import HttpLoad
+    from ..bench.outcome import Found, Load
+
+FC = TypeVar("FC", bound=Callable[..., Any])
 
 EXIT_ERRORS = 1
 MOST_BODY = 64 << 20
 TOOLS = ("wrk", "h2load", "ab")
+FRAMES = ("raw", "line", "length1", "length2", "length4", "varint")
+_SHOWN: Any = {"show_default": True}
 
 
 @click.group("bench")
@@ -26,52 +32,64 @@ def command() -> None:
     """Load a server, and tell what it answered."""
 
 
+def _paced(connections: int, timeout_s: float) -> Callable[[FC], FC]:
+    """The options that every load has, with a protocol's own defaults."""
+    options = (
+        click.option("-c", "--connections", metavar="N", type=click.IntRange(1, 65_536), default=connections, **_SHOWN),
+        click.option("-d", "--duration", metavar="SECONDS", type=click.FloatRange(0.1, 86_400), default=10.0, **_SHOWN),
+        click.option(
+            "--warm-up",
+            metavar="SECONDS",
+            type=click.FloatRange(0, 3600),
+            default=1.0,
+            help="Load that comes before, and is not measured.",
+            **_SHOWN,
+        ),
+        click.option(
+            "--rate",
+            metavar="N",
+            type=click.FloatRange(0.01, 10e6),
+            help="Requests due a second, in all, whatever the server does; latencies count from then. Without it each "
+            "connection asks again once it was answered.",
+        ),
+        click.option(
+            "--pipeline",
+            metavar="N",
+            type=click.IntRange(1, 1024),
+            default=1,
+            help="Requests that one connection may have unanswered.",
+            **_SHOWN,
+        ),
+        click.option(
+            "--timeout",
+            metavar="SECONDS",
+            type=click.FloatRange(0.01, 3600),
+            default=timeout_s,
+            help="An answer that takes longer is an error.",
+            **_SHOWN,
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Tell it to a program."),
+        click.option("--progress/--no-progress", default=None, help="Show how far it is.  [default: on a terminal]"),
+    )
+
+    def add(function: FC) -> FC:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 @command.command("http")
 @click.argument("url")
-@click.option("-c", "--connections", metavar="N", type=click.IntRange(1, 65_536), default=64, show_default=True)
-@click.option(
-    "-d", "--duration", metavar="SECONDS", type=click.FloatRange(0.1, 86_400), default=10.0, show_default=True
-)
-@click.option(
-    "--warm-up",
-    metavar="SECONDS",
-    type=click.FloatRange(0, 3600),
-    default=1.0,
-    show_default=True,
-    help="Load that comes before, and is not measured.",
-)
-@click.option(
-    "--rate",
-    metavar="N",
-    type=click.FloatRange(0.01, 10e6),
-    help="Requests due a second, in all, whatever the server does; latencies count from then. Without it each "
-    "connection asks again once it was answered.",
-)
-@click.option(
-    "--pipeline",
-    metavar="N",
-    type=click.IntRange(1, 1024),
-    default=1,
-    show_default=True,
-    help="Requests that one connection may have unanswered.",
-)
+@_paced(64, 10.0)
 @click.option("--method", metavar="NAME", help="GET, or POST with a body, if it is not said.")
 @click.option("-H", "--header", "headers", metavar="NAME:VALUE", multiple=True, help="Sent with every request.")
 @click.option("--body", metavar="TEXT|@FILE", help="What every request posts.")
 @click.option("--body-size", metavar="BYTES", type=click.IntRange(1, MOST_BODY), help="Post so many bytes instead.")
 @click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=click.FloatRange(0.01, 3600),
-    default=10.0,
-    show_default=True,
-    help="An answer that takes longer is an error.",
-)
-@click.option(
     "--beside", metavar="TOOLS", help=f"Give the same load to {', '.join(TOOLS)} (a list), one after another."
 )
-@click.option("--json", "as_json", is_flag=True, help="Tell it to a program.")
-@click.option("--progress/--no-progress", default=None, help="Show how far it is.  [default: on a terminal]")
 def http(
     url: str,
     connections: int,
@@ -98,7 +116,6 @@ def http(
     written = [_header(each) for each in headers]
     # Only now, so that help and a wrong option are answered at once.
     from ..bench import http as bench
-    from ..bench import report
 
     load = bench.HttpLoad(
         target=bench.Target.of(url),
@@ -116,6 +133,58 @@ def http(
     with _bar(load, shown) as told:
         found = bench.run(load, told)
     others, left_out = _beside(load, tools, shown)
+    return _tell(load, found, as_json, others, left_out)
+
+
+@command.command("tcp")
+@click.argument("address")
+@_paced(64, 10.0)
+@click.option("--size", metavar="BYTES", type=click.IntRange(1, MOST_BODY), default=64, help="Of a message.", **_SHOWN)
+@click.option(
+    "--frame",
+    type=click.Choice(FRAMES),
+    default="raw",
+    help="What goes around it: nothing, a newline after it, or before it its length in so many bytes (big-endian), or "
+    "as a varint.",
+    **_SHOWN,
+)
+def tcp(address: str, size: int, frame: str, as_json: bool, progress: bool | None, **paced: Any) -> int:
+    """Load a TCP server that sends back what it is sent, byte for byte. ADDRESS is HOST:PORT."""
+    from ..bench import echo
+
+    load = echo.TcpLoad(endpoint=echo.Endpoint.of(address), size=size, frame=frame, **_pace(paced))
+    with _bar(load, sys.stderr.isatty() if progress is None else progress) as told:
+        found = echo.run_tcp(load, told)
+    return _tell(load, found, as_json)
+
+
+@command.command("udp")
+@click.argument("address")
+@_paced(16, 1.0)
+@click.option("--size", metavar="BYTES", type=click.IntRange(8, 65_507), default=64, help="Of a datagram.", **_SHOWN)
+def udp(address: str, size: int, as_json: bool, progress: bool | None, **paced: Any) -> int:
+    """Load a UDP server that sends back each datagram. ADDRESS is HOST:PORT.
+
+    A connection is a socket with a port of its own. A datagram that is not back within the timeout is lost.
+    """
+    from ..bench import echo
+
+    endpoint = echo.Endpoint.of(address, kind=socket.SOCK_DGRAM)
+    load = echo.UdpLoad(endpoint=endpoint, size=size, **_pace(paced))
+    with _bar(load, sys.stderr.isatty() if progress is None else progress) as told:
+        found = echo.run_udp(load, told)
+    return _tell(load, found, as_json)
+
+
+def _pace(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `_paced` as the fields of a load."""
+    names = {"duration": "duration_s", "warm_up": "warm_up_s", "timeout": "answer_timeout_s"}
+    return {names.get(name, name): value for name, value in options.items()}
+
+
+def _tell(load: Load, found: Found, as_json: bool, others: Sequence[Figures] = (), left_out: Sequence[str] = ()) -> int:
+    from ..bench import report
+
     tell = report.as_json if as_json else report.text
     click.echo(tell(load, found, others, left_out))
     return EXIT_ERRORS if found.figures.errors or not found.figures.answers else 0
@@ -168,7 +237,7 @@ def _beside(load: HttpLoad, tools: Sequence[str], shown: bool) -> tuple[list[Fig
 
 
 @contextmanager
-def _bar(load: HttpLoad, shown: bool) -> Generator[Callable[[float, int, int], None] | None]:
+def _bar(load: Load, shown: bool) -> Generator[Callable[[float, int, int], None] | None]:
     """A bar of the time that has passed, with the answers so far."""
     if not shown:
         yield None

@@ -84,6 +84,7 @@ _DIRTY = "there are no such processes here: run what takes long in a task queue,
 
 TABLE: tuple[Foreign, ...] = (
     _turned("--h11-max-incomplete-event-size", of=UVICORN, setting="limit_head_size", turn=str, word="the same number"),
+    _same("--timeout-worker-healthcheck", of=UVICORN, setting="timeout_worker_s"),
     _without_effect("--loop", of=UVICORN, word="the application runs on Penstock's own event loop"),
     _without_effect("--http", of=UVICORN, word="there is one HTTP parser"),
     _without_effect("--ws", of=UVICORN, word=_WEBSOCKETS),
@@ -105,6 +106,29 @@ TABLE: tuple[Foreign, ...] = (
     _refused("--ssl-ciphers", of=UVICORN, word=_TLS),
     # Of gunicorn, in the order of its own documentation.
     _same("-b", of=GUNICORN, setting="bind"),
+    _same("-w", of=GUNICORN, setting="workers"),
+    _same("--max-requests", of=GUNICORN, setting="limit_max_requests", variable="max_requests"),
+    _same("--max-requests-jitter", of=GUNICORN, setting="limit_max_requests_jitter", variable="max_requests_jitter"),
+    _same("-t", "--timeout", of=GUNICORN, setting="timeout_worker_s", variable="timeout"),
+    _same(of=GUNICORN, setting="preload", variable="preload_app"),
+    _same("-p", of=GUNICORN, setting="pid", variable="pidfile"),
+    _turned("-u", of=GUNICORN, variable="user", setting="user", turn=str, word="the same"),
+    _turned("-g", of=GUNICORN, variable="group", setting="group", turn=str, word="the same"),
+    _same("-m", of=GUNICORN, setting="umask"),
+    _same("--control-socket", of=GUNICORN, setting="control", variable="control_socket"),
+    _without_effect(
+        "--control-socket-mode",
+        of=GUNICORN,
+        variable="control_socket_mode",
+        word="only its owner may open the control socket",
+    ),
+    _without_effect(
+        "--no-control-socket",
+        of=GUNICORN,
+        variable="control_socket_disable",
+        takes_value=False,
+        word="there is a control socket only with --control",
+    ),
     _without_effect(
         "-k",
         "--worker-class",
@@ -153,7 +177,7 @@ TABLE: tuple[Foreign, ...] = (
         of=GUNICORN,
         variable="reuse_port",
         takes_value=False,
-        word="one listener is shared; two servers on one port are started with systemd's socket or --fd",
+        word="workers share one listener, or have one each with --accept reuseport",
     ),
     _refused(
         "-D",
@@ -313,6 +337,22 @@ post_request child_exit worker_exit nworkers_changed on_exit on_dirty_starting d
 dirty_worker_exit
 """
 HOOKS = dict.fromkeys(_HOOK_NAMES.split(), _HOOK) | {"ssl_context": _TLS}
+
+_SAME_AS_UVICORN = """
+--host --port --uds --fd --reload --reload-dir --reload-include --reload-exclude --reload-delay --workers --lifespan
+--interface --env-file --log-config --log-level --access-log --use-colors --proxy-headers --server-header
+--date-header --forwarded-allow-ips --root-path --limit-concurrency --backlog --limit-max-requests
+--limit-max-requests-jitter --timeout-keep-alive --timeout-graceful-shutdown --header --app-dir --factory
+"""
+_SAME_AS_GUNICORN = """
+-c --config --bind --backlog --workers --threads --reload --check-config --print-config --preload --chdir --pid --user
+--group --umask --forwarded-allow-ips --access-logfile --access-logformat --error-logfile --log-level --log-config
+--proxy-protocol --root-path
+"""
+# Options of theirs that are settings here by the same name, with the same meaning.
+SAME: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {UVICORN: tuple(_SAME_AS_UVICORN.split()), GUNICORN: tuple(_SAME_AS_GUNICORN.split())}
+)
 
 BY_FLAG: Mapping[str, Foreign] = MappingProxyType({flag: each for each in TABLE for flag in each.flags})
 BY_VARIABLE: Mapping[str, Foreign] = MappingProxyType({each.variable: each for each in TABLE if each.variable})

@@ -29,13 +29,13 @@ def command(server: str, address: str, options: tuple[str, ...], app_dir: str, p
     )
     # Only now, so that help and a wrong option are answered at once.
     from ..errors import AppImportError
-    from ..importer import add_app_dir, load_attribute
+    from ..importer import add_app_dir, load_object
     from ..socket_options import SocketOptions
     from ..udp import UDPServer
 
     given = SocketOptions.parse(options)
     add_app_dir(app_dir)
-    found = load_attribute(server)
+    found = load_object(server)
     if not isinstance(found, UDPServer):
         raise AppImportError(f"{server}: expected a penstock.UDPServer, got {type(found).__name__}")
     written = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}

@@ -24,7 +24,7 @@ const ARENA_BYTES: usize = 512 * 1024;
 const MAX_RECEIVE_BYTES: usize = 64 * 1024;
 /// With less room than this the arena counts as full: a short receive costs as much as a whole one.
 const MIN_RECEIVE_BYTES: usize = 4096;
-/// What one listener can accept in one turn.
+/// What one listener can accept in one turn, unless less is asked for.
 const MAX_ACCEPTS: usize = 64;
 /// What one `epoll_wait` can tell; more stays in the kernel's queue, which goes round.
 const MAX_EVENTS: usize = 1024;
@@ -71,6 +71,7 @@ pub struct EpollPoller {
     arena: TurnArena,
     /// Where the last wait found the arena full: the next one begins there, or the first would starve the last.
     resume_at: usize,
+    max_accepts: usize,
     /// False once the kernel (before 5.11) or a sandbox has refused `epoll_pwait2`.
     has_pwait2: bool,
 }
@@ -86,6 +87,7 @@ impl EpollPoller {
             events: vec![libc::epoll_event { events: 0, u64: 0 }; MAX_EVENTS],
             arena: TurnArena::with_capacity(ARENA_BYTES),
             resume_at: 0,
+            max_accepts: MAX_ACCEPTS,
             has_pwait2: true,
         })
     }
@@ -195,7 +197,7 @@ impl EpollPoller {
         }
         let fd = fd as RawFd;
         if slot.flags & ACCEPTING != 0 {
-            calls::accept_burst(token, fd, MAX_ACCEPTS, completions);
+            calls::accept_burst(token, fd, self.max_accepts, completions);
         } else if slot.flags & WATCHING != 0 {
             tell_readiness(token, slot.flags, ready, completions);
         } else {
@@ -277,6 +279,10 @@ impl Poller for EpollPoller {
     fn stop_accept(&mut self, listener: Token, fd: RawFd) {
         // An exclusive interest cannot be changed, only withdrawn.
         self.forget(listener, fd);
+    }
+
+    fn limit_accepts(&mut self, per_wait: usize) {
+        self.max_accepts = per_wait.clamp(1, MAX_ACCEPTS);
     }
 
     fn receive(&mut self, token: Token, fd: RawFd) -> io::Result<()> {

@@ -92,6 +92,9 @@ pub trait Poller: Send {
     fn accept(&mut self, listener: Token, fd: RawFd) -> io::Result<()>;
     fn stop_accept(&mut self, listener: Token, fd: RawFd);
 
+    /// How many connections one `wait` may accept from a listener, where the backend can tell.
+    fn limit_accepts(&mut self, _per_wait: usize) {}
+
     /// Begin, or go on, receiving from a connected stream socket (non-blocking).
     fn receive(&mut self, token: Token, fd: RawFd) -> io::Result<()>;
     fn pause(&mut self, token: Token, fd: RawFd);

@@ -121,7 +121,7 @@ const fn byte_set(others: &[u8]) -> [bool; 256] {
 }
 
 #[inline]
-fn is_token(bytes: &[u8]) -> bool {
+pub(crate) fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| TOKEN_BYTES[byte as usize])
 }
 
@@ -132,7 +132,7 @@ fn is_value_byte(byte: u8) -> bool {
 }
 
 /// A decimal length: digits alone, no sign, no list. `None` if it is anything else; `Some(None)` if too large.
-fn parse_length(value: &[u8]) -> Option<Option<u64>> {
+pub(crate) fn parse_length(value: &[u8]) -> Option<Option<u64>> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
     }

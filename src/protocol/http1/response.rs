@@ -88,6 +88,8 @@ pub enum BodyMode {
     Forbidden,
 }
 
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
 /// What the head promised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponseFraming {
@@ -130,6 +132,7 @@ pub struct ResponseHead<'a> {
     close: bool,
     /// `connection: close` is among the lines already.
     close_written: bool,
+    is_event_stream: bool,
     error: Option<ResponseError>,
     finished: bool,
 }
@@ -153,6 +156,7 @@ impl<'a> ResponseHead<'a> {
             has_server: false,
             close: false,
             close_written: false,
+            is_event_stream: false,
             error,
             finished: false,
         }
@@ -175,12 +179,20 @@ impl<'a> ResponseHead<'a> {
             (4, b'd') => self.has_date |= name.eq_ignore_ascii_case(b"date"),
             (6, b's') => self.has_server |= name.eq_ignore_ascii_case(b"server"),
             (10, b'c') if name.eq_ignore_ascii_case(b"connection") => return self.connection(name, value),
+            (12, b'c') if value.len() >= EVENT_STREAM.len() && name.eq_ignore_ascii_case(b"content-type") => {
+                self.is_event_stream = value[..EVENT_STREAM.len()].eq_ignore_ascii_case(EVENT_STREAM);
+            }
             (14, b'c') if name.eq_ignore_ascii_case(b"content-length") => return self.set_content_length(value),
             (17, b't') if name.eq_ignore_ascii_case(b"transfer-encoding") => return Ok(()),
             _ => {}
         }
         self.write_line(name, value);
         Ok(())
+    }
+
+    /// Whether the body is said to be server-sent events, whose end a client takes for a reason to come again.
+    pub fn is_event_stream(&self) -> bool {
+        self.is_event_stream
     }
 
     /// Add lines that are in their wire form already, each with its CR LF.

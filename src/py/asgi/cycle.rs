@@ -11,14 +11,15 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString};
 
 use super::extensions::{self, EARLY_HINT, PATHSEND, TRAILERS, ZEROCOPYSEND};
 use super::reply::{Awaited, Reply};
-use super::task::set_result_unless_done;
 use super::{AsgiServer, names};
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
 use crate::core::{Io, Token};
 use crate::protocol::http1::ResponseError;
 use crate::py::guarded::Guarded;
 use crate::py::owners;
-use crate::server::http::{Body, FileBody, HttpConnection, HttpServer, RespondError, Take};
+use crate::py::task::set_result_unless_done;
+use crate::server::Connection;
+use crate::server::http::{Body, FileBody, HttpServer, RespondError, Take};
 
 create_exception!(
     penstock._core,
@@ -28,7 +29,7 @@ create_exception!(
 );
 
 /// A body of at least this many bytes is sent from the object that holds it; a smaller one is cheaper to copy.
-const BORROW_FROM_BYTES: usize = 16 * 1024;
+pub const BORROW_FROM_BYTES: usize = 16 * 1024;
 
 #[pyclass(frozen, module = "penstock._core")]
 pub struct HttpCycle {
@@ -92,6 +93,10 @@ impl HttpCycle {
         HttpCycle { server, token, state: Guarded::new(State::default()) }
     }
 
+    pub(super) fn server(&self, py: Python<'_>) -> Py<AsgiServer> {
+        self.server.clone_ref(py)
+    }
+
     pub(super) fn set_task(&self, task: Py<PyAny>) -> PyResult<()> {
         self.state.enter()?.task = Some(task);
         Ok(())
@@ -129,7 +134,7 @@ impl HttpCycle {
     fn with_http<R>(
         &self,
         _py: Python<'_>,
-        act: impl FnOnce(&mut HttpServer, &mut Io<HttpConnection>) -> R,
+        act: impl FnOnce(&mut HttpServer, &mut Io<Connection>) -> R,
     ) -> PyResult<R> {
         self.server.get().reactor.get().with(|inner| {
             let event_loop = &mut inner.event_loop;

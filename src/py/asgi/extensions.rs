@@ -16,6 +16,7 @@ use pyo3::types::PyBytes;
 
 use super::cycle::{Message, Piece};
 use super::names;
+use crate::py::file_position::Position;
 use crate::server::http::FileBody;
 
 pub const PATHSEND: &str = "http.response.pathsend";
@@ -81,38 +82,6 @@ fn number(key: &str, value: Option<Bound<'_, PyAny>>) -> PyResult<Option<u64>> {
     value.extract().map(Some).map_err(|_| {
         PyValueError::new_err(format!("{ZEROCOPYSEND}: {key} must be a whole number from 0, not {value:?}"))
     })
-}
-
-/// Where an open file is read next: a file object knows it better than its descriptor, of which it reads ahead.
-struct Position<'a, 'py> {
-    file: &'a Bound<'py, PyAny>,
-    fd: RawFd,
-}
-
-impl Position<'_, '_> {
-    fn is_object(&self) -> PyResult<bool> {
-        self.file.hasattr(intern!(self.file.py(), "tell"))
-    }
-
-    fn get(&self) -> PyResult<u64> {
-        if self.is_object()? {
-            return self.file.call_method0(intern!(self.file.py(), "tell"))?.extract();
-        }
-        self.seek(0, libc::SEEK_CUR)
-    }
-
-    fn set(&self, offset: u64) -> PyResult<()> {
-        if self.is_object()? {
-            return self.file.call_method1(intern!(self.file.py(), "seek"), (offset,)).map(drop);
-        }
-        self.seek(offset as libc::off_t, libc::SEEK_SET).map(drop)
-    }
-
-    fn seek(&self, offset: libc::off_t, whence: i32) -> PyResult<u64> {
-        // SAFETY: no pointers are passed; a wrong number is an error.
-        let position = unsafe { libc::lseek(self.fd, offset, whence) };
-        u64::try_from(position).map_err(|_| os_error(&io::Error::last_os_error(), None))
-    }
 }
 
 /// The values of the Link headers of `http.response.early_hint`.

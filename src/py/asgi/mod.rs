@@ -3,40 +3,38 @@
 //! The path of one request: `handle` takes the event, `scope` builds the dictionary, `task` steps the application in a
 //! spare asyncio Task, `cycle` is what `receive` and `send` do, `reply` is what they return to be awaited.
 
-mod config;
 mod cycle;
 mod extensions;
-mod names;
+pub(super) mod names;
 mod reply;
 mod scope;
 mod spare_dict;
-mod task;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::ptr;
 
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-pub use cycle::{ClientDisconnected, HttpCycle};
+pub use cycle::{BORROW_FROM_BYTES, ClientDisconnected, HttpCycle};
 
 use super::access_log::AccessLogPlan;
+use super::config::ServerConfig;
 use super::guarded::Guarded;
+use super::http_server::{HttpServerPlan, ListenerAddress};
 use super::reactor::Reactor;
+use super::task::{self, SpareTasks, Step};
 use crate::core::Token;
-use crate::server::health::Health;
-use crate::server::http::{HttpEvent, HttpServer, HttpSettings, LogFormat};
-use crate::server::static_files::{StaticFiles, StaticSettings};
-use config::ServerConfig;
+use crate::server::http::{HttpEvent, HttpServer};
 use cycle::Ending;
 use scope::ScopeBuilder;
-use task::{SpareTasks, Step};
 
 /// Slots that the binding does not offer are filled in once, before the first object of a type exists.
 pub fn prepare_types(py: Python<'_>) -> PyResult<()> {
     reply::prepare_type(py);
-    task::prepare_type(py);
     Ok(())
 }
 
@@ -52,12 +50,7 @@ pub struct AsgiServer {
     /// Called when a drained server has nothing more to do.
     on_quiet: Py<PyAny>,
     cancel_on_disconnect: bool,
-    settings: HttpSettings,
-    static_settings: Option<StaticSettings>,
-    health: Option<String>,
-    access_log: Option<(AccessLogPlan, LogFormat)>,
-    /// Listeners at every address of the machine: which one a connection came to is asked of the connection.
-    wildcard_listeners: Vec<u16>,
+    http: HttpServerPlan,
     /// What every request's context is a copy of.
     context: Py<PyAny>,
     state: Guarded<State>,
@@ -104,13 +97,12 @@ impl AsgiServer {
         app: Py<PyAny>,
         event_loop: &Bound<'_, PyAny>,
         config: ServerConfig,
-        listeners: Vec<(String, Py<PyAny>)>,
+        listeners: Vec<ListenerAddress>,
         report: Py<PyAny>,
         on_quiet: Py<PyAny>,
         state: Option<Bound<'_, PyDict>>,
         access_log: Option<AccessLogPlan>,
     ) -> PyResult<Self> {
-        let access_log = access_log.map(|plan| plan.compile().map(|format| (plan, format))).transpose()?;
         Ok(AsgiServer {
             reactor,
             app,
@@ -118,11 +110,7 @@ impl AsgiServer {
             report,
             on_quiet,
             cancel_on_disconnect: config.cancel_on_disconnect,
-            settings: config.http_settings()?,
-            static_settings: config.static_settings(),
-            health: config.health.clone(),
-            access_log,
-            wildcard_listeners: wildcards(py, &listeners),
+            http: HttpServerPlan::new(py, &config, &listeners, access_log)?,
             context: task::current_context(py)?.unbind(),
             state: Guarded::new(State {
                 scopes: ScopeBuilder::new(py, &listeners, &config.root_path, state)?,
@@ -143,17 +131,9 @@ impl AsgiServer {
     }
 }
 
-fn wildcards(py: Python<'_>, listeners: &[(String, Py<PyAny>)]) -> Vec<u16> {
-    let is_wildcard = |server: &Py<PyAny>| {
-        let host = server.bind(py).get_item(0).and_then(|host| host.extract::<String>());
-        host.is_ok_and(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()))
-    };
-    (0..).zip(listeners).filter(|(_, (_, server))| is_wildcard(server)).map(|(number, _)| number).collect()
-}
-
 /// `ClientDisconnected` itself, or what a framework made of it (Starlette: `except OSError: raise ClientDisconnect`).
 /// Any other error that was raised while handling it is the application's own, and is reported.
-fn tells_of_disconnect(py: Python<'_>, error: &PyErr) -> bool {
+pub fn tells_of_disconnect(py: Python<'_>, error: &PyErr) -> bool {
     if error.is_instance_of::<ClientDisconnected>(py) {
         return true;
     }
@@ -164,20 +144,7 @@ fn tells_of_disconnect(py: Python<'_>, error: &PyErr) -> bool {
 
 impl AsgiServer {
     pub fn make_http_server(&self, py: Python<'_>) -> PyResult<HttpServer> {
-        let access_log = self.access_log.as_ref().map(|(plan, format)| plan.open(format.clone())).transpose()?;
-        let mut http = HttpServer::new(self.settings.clone(), access_log);
-        self.wildcard_listeners.iter().for_each(|&listener| http.note_wildcard_listener(listener));
-        if let Some(path) = &self.health {
-            http.add_responder(Box::new(Health::at(path)));
-        }
-        if let Some(settings) = &self.static_settings {
-            let files = StaticFiles::open(settings.clone())?;
-            if let Some(warning) = files.warning() {
-                self.report.call1(py, (warning, py.None()))?;
-            }
-            http.add_responder(Box::new(files));
-        }
-        Ok(http)
+        self.http.make(py, &self.report)
     }
 
     /// Do what one event asks for.
@@ -216,10 +183,13 @@ impl AsgiServer {
             Some(spare) => spare,
             None => {
                 let make = server.state.enter()?.spares.maker(py);
-                make.make(slf)?
+                make.make(py)?
             }
         };
-        match spare.run_first_step(py, &context, &server.app, &scope, &cycle)? {
+        let receive = cycle.getattr(names::receive(py))?;
+        let send = cycle.getattr(names::send(py))?;
+        let call = || steppable(call3(py, &server.app, scope.as_any(), &receive, &send)?);
+        match spare.run_first_step(py, &context, call)? {
             Step::Returned => {
                 server.finish(py, cycle.get(), None)?;
             }
@@ -229,7 +199,8 @@ impl AsgiServer {
             Step::Suspended { coroutine, pending } => {
                 server.state.enter()?.add_suspended(cycle.clone().unbind());
                 cycle.get().set_task(spare.task.clone_ref(py))?;
-                return spare.adopt(py, coroutine, pending, context.unbind(), cycle.unbind());
+                let ending = Box::new(RequestEnding(cycle.unbind()));
+                return spare.adopt(py, coroutine, pending, context.unbind(), ending);
             }
         }
         if spare.is_as_new(py) {
@@ -334,5 +305,46 @@ impl AsgiServer {
                 let _ = spare.discard(py);
             }
         }
+    }
+}
+
+/// An application's coroutine that had been suspended ends its request.
+struct RequestEnding(Py<HttpCycle>);
+
+impl task::Ending for RequestEnding {
+    fn ended(self: Box<Self>, py: Python<'_>, error: Option<PyErr>) -> PyResult<()> {
+        let cycle = self.0.get();
+        cycle.server(py).get().finish(py, cycle, error)
+    }
+}
+
+/// A native coroutine can be stepped as it is; another awaitable through its iterator.
+fn steppable(returned: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: attached; only the object's type is looked at.
+    if unsafe { ffi::PyCoro_CheckExact(returned.as_ptr()) } != 0 {
+        return Ok(returned);
+    }
+    let py = returned.py();
+    returned.call_method0(names::await_(py)).map_err(|_| {
+        PyTypeError::new_err(format!(
+            "an ASGI application must be `async def app(scope, receive, send)`: this one returned {} instead of a \
+             coroutine",
+            returned.repr().map_or_else(|_| "something else".to_owned(), |text| text.to_string())
+        ))
+    })
+}
+
+fn call3<'py>(
+    py: Python<'py>,
+    callable: &Py<PyAny>,
+    first: &Bound<'py, PyAny>,
+    second: &Bound<'py, PyAny>,
+    third: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let arguments = [first.as_ptr(), second.as_ptr(), third.as_ptr()];
+    // SAFETY: attached; three live arguments; returns a new reference or null with an exception.
+    unsafe {
+        let result = ffi::PyObject_Vectorcall(callable.as_ptr(), arguments.as_ptr(), 3, ptr::null_mut());
+        Bound::from_owned_ptr_or_err(py, result)
     }
 }

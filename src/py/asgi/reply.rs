@@ -10,8 +10,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::cycle::{HttpCycle, Look};
-use super::task::{send_none, send_result, set_am_send};
 use crate::py::guarded::Guarded;
+use crate::py::task::{send_none, send_result, set_am_send};
 
 #[pyclass(frozen, module = "penstock._core")]
 pub struct Reply {

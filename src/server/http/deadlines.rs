@@ -15,7 +15,7 @@ impl HttpServer {
             return self.look_at_reader(io, token);
         }
         let paused = io.is_paused(token);
-        let Some(connection) = io.state(token) else { return };
+        let Some(connection) = io.http(token) else { return };
         if connection.marks.has(Marks::AWAITS_PROXY_HEADER) {
             return self.refuse_proxy_header(io, token);
         }
@@ -31,7 +31,10 @@ impl HttpServer {
             Some(exchange) => match exchange.stage {
                 // The reader's time is running.
                 Stage::Head if exchange.held_back => {}
-                Stage::Head => self.refuse(io, token, HttpError::HEAD_TIMEOUT),
+                Stage::Head => {
+                    exchange.give_head_up();
+                    self.refuse(io, token, HttpError::HEAD_TIMEOUT);
+                }
                 Stage::Body => {
                     let received = std::mem::take(&mut exchange.body_received_in_window);
                     let window = self.settings.body_window;
@@ -68,7 +71,7 @@ impl HttpServer {
 
     /// Everything has left: back to the deadline that the connection's stage has.
     pub fn unblocked(&mut self, io: &mut HttpIo, token: Token) {
-        let Some(connection) = io.state(token) else { return };
+        let Some(connection) = io.http(token) else { return };
         if connection.marks.has(Marks::UPGRADED) {
             return io.clear_deadline(token);
         }
@@ -81,7 +84,7 @@ impl HttpServer {
     pub(super) fn enter(&self, io: &mut HttpIo, token: Token, stage: Option<Stage>) {
         match stage {
             _ if io.is_blocked(token) => {}
-            None if self.draining => io.set_deadline(token, DRAIN_IDLE),
+            None if self.draining && !self.patient => io.set_deadline(token, DRAIN_IDLE),
             None => io.set_deadline(token, self.settings.keep_alive),
             Some(Stage::Head) => io.set_deadline(token, self.settings.head_timeout),
             Some(Stage::Body) => io.set_deadline(token, self.settings.body_window),

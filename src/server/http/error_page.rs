@@ -23,6 +23,14 @@ impl PageStyle {
         named.into_iter().next().unwrap_or(PageStyle::Plain)
     }
 
+    /// The same for a head that was not understood, or is not whole: by the first line that looks like an Accept header.
+    /// It chooses between our own pages, so nothing hangs on its being one.
+    pub fn told_in(head: &[u8]) -> Self {
+        const NAME: &[u8] = b"accept:";
+        let is_accept = |line: &&[u8]| line.get(..NAME.len()).is_some_and(|name| name.eq_ignore_ascii_case(NAME));
+        Self::accepted(head.split(|&byte| byte == b'\n').find(is_accept).map(|line| &line[NAME.len()..]))
+    }
+
     fn content_type(self) -> &'static [u8] {
         match self {
             PageStyle::Plain => b"text/plain; charset=utf-8",
@@ -94,6 +102,21 @@ mod tests {
         ];
         for (accept, style) in cases {
             assert_eq!(PageStyle::accepted(accept), style, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_not_understood_still_tells_what_its_sender_reads() {
+        let cases: [(&[u8], PageStyle); 6] = [
+            (b"GET / HTTP/1.1\r\nbad line\r\nACCEPT: application/json\r\n\r\n", PageStyle::Json),
+            (b"GET / HTTP/1.1\nAccept:text/html", PageStyle::Html),
+            (b"GET / HTTP/1.1\r\nX-Accept: text/html\r\n", PageStyle::Plain),
+            (b"GET / HTTP/1.1\r\nAccept", PageStyle::Plain),
+            (b"GET /Accept:text/html HTTP/1.1\r\n", PageStyle::Plain),
+            (b"", PageStyle::Plain),
+        ];
+        for (head, style) in cases {
+            assert_eq!(PageStyle::told_in(head), style, "{head:?}");
         }
     }
 

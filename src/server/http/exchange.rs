@@ -24,7 +24,7 @@ pub(super) enum HeadPlace {
     Leased(Lease),
     /// In `Exchange::head_bytes`: it arrived in parts, or behind another request.
     Owned,
-    /// It was leased, and its turn is over.
+    /// It was leased, and its turn is over; or it never was right.
     Gone,
 }
 
@@ -65,6 +65,9 @@ pub(super) struct Exchange {
     /// Body bytes thrown away after the response.
     pub unread: u64,
     pub is_head: bool,
+    pub is_get: bool,
+    /// A subscription to events: answered with them, to a GET, as EventSource asks.
+    pub is_subscription: bool,
     pub keep_alive: bool,
     pub peer_ended: bool,
     /// The next request waits until the peer has taken more of the last responses.
@@ -102,6 +105,8 @@ impl Default for Exchange {
             is_continued: false,
             unread: 0,
             is_head: false,
+            is_get: false,
+            is_subscription: false,
             keep_alive: true,
             peer_ended: false,
             held_back: false,
@@ -128,6 +133,18 @@ fn empty(buffer: &mut Vec<u8>) {
     }
 }
 
+/// Find and parse a head at the start of `bytes`; how long it is, once it is whole.
+fn read_head(
+    scanner: &mut HeadScanner,
+    head: &mut RequestHead,
+    bytes: &[u8],
+    limits: &Limits,
+) -> Result<Option<usize>, HttpError> {
+    let Some(end) = scanner.find_end(bytes, limits)? else { return Ok(None) };
+    head.parse(&bytes[..end], limits)?;
+    Ok(Some(end))
+}
+
 impl Exchange {
     /// Ready for the next request of the same connection; input that is there already stays.
     pub fn next(&mut self) {
@@ -138,7 +155,8 @@ impl Exchange {
         empty(&mut self.body);
         (self.body_received, self.body_received_in_window) = (0, 0);
         (self.body_delivered, self.receive_waiting, self.is_continued) = (false, false, false);
-        (self.is_head, self.keep_alive, self.unread) = (false, true, 0);
+        (self.is_head, self.is_get, self.is_subscription) = (false, false, false);
+        (self.keep_alive, self.unread) = (true, 0);
         (self.answer, self.status) = (Answer::Unstarted, 0);
         (self.trailers_follow, self.forwarded) = (false, None);
         self.log.clear();
@@ -219,20 +237,28 @@ impl Exchange {
 
     /// Find and parse a head at the start of `bytes`; how long it is, once it is whole.
     pub fn parse_head(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, HttpError> {
-        let Some(end) = self.scanner.find_end(bytes, limits)? else { return Ok(None) };
-        self.head.parse(&bytes[..end], limits)?;
-        Ok(Some(end))
+        let outcome = read_head(&mut self.scanner, &mut self.head, bytes, limits);
+        outcome.inspect_err(|_| self.give_up(PageStyle::told_in(bytes)))
     }
 
     /// The same, in the input that waits.
     pub fn parse_pending_head(&mut self, limits: &Limits) -> Result<bool, HttpError> {
-        let Some(end) = self.scanner.find_end(&self.raw[self.at..], limits)? else { return Ok(false) };
+        let outcome = read_head(&mut self.scanner, &mut self.head, &self.raw[self.at..], limits);
+        let Some(end) = outcome.inspect_err(|_| self.give_head_up())? else { return Ok(false) };
         self.head_bytes.clear();
         self.head_bytes.extend_from_slice(&self.raw[self.at..self.at + end]);
         self.at += end;
-        self.head.parse(&self.head_bytes, limits)?;
         self.head_place = HeadPlace::Owned;
         Ok(true)
+    }
+
+    /// The head that waits will never be whole, or right: all that is wanted of it is how a page about that should look.
+    pub fn give_head_up(&mut self) {
+        self.give_up(PageStyle::told_in(self.pending()));
+    }
+
+    fn give_up(&mut self, style: PageStyle) {
+        (self.head_place, self.page_style) = (HeadPlace::Gone, style);
     }
 
     /// The head's bytes, unless they were leased in a turn that is over.

@@ -8,6 +8,7 @@ use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::buffer::Lease;
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
+use crate::metrics::ReactorCounters;
 use crate::protocol::http1::{BodyDecoder, BodyFraming, CONTINUE, HttpError, TargetForm};
 
 /// Body bytes that may wait for an application before reading is paused.
@@ -17,7 +18,7 @@ const MAX_PIPELINED_BYTES: usize = 64 * 1024;
 
 impl HttpServer {
     pub fn received(&mut self, io: &mut HttpIo, token: Token, lease: Lease) {
-        let Some(connection) = io.state(token) else { return };
+        let Some(connection) = io.http(token) else { return };
         if connection.marks.has(Marks::AWAITS_PROXY_HEADER) {
             return self.received_proxy_header(io, token, lease);
         }
@@ -111,7 +112,8 @@ impl HttpServer {
 
     /// A head is whole: whose turn is it?
     fn begin(&mut self, io: &mut HttpIo, token: Token, exchange: &mut Exchange) -> Result<(), HttpError> {
-        exchange.is_head = exchange.head_slice().is_some_and(|bytes| exchange.head.method.of(bytes) == b"HEAD");
+        let method = exchange.head_slice().map_or(&[][..], |bytes| exchange.head.method.of(bytes));
+        (exchange.is_head, exchange.is_get) = (method == b"HEAD", method == b"GET");
         exchange.keep_alive = exchange.head.keep_alive;
         if exchange.head.is_forwarded && self.settings.proxy_headers {
             self.read_forwarded(io, token, exchange);
@@ -170,7 +172,7 @@ impl HttpServer {
 
     /// Answer a request that cannot be understood or is not allowed, and close.
     pub(super) fn refuse(&mut self, io: &mut HttpIo, token: Token, error: HttpError) {
-        io.counters.count_refusal(error.status);
+        count_refusal(&io.counters, error);
         let Some(mut exchange) = self.take_active(io, token) else { return };
         if exchange.in_progress() {
             self.in_progress -= 1;
@@ -178,7 +180,7 @@ impl HttpServer {
         }
         match exchange.answer {
             Answer::Unstarted => {
-                let style = if exchange.stage == Stage::Head { PageStyle::Plain } else { exchange.page_style() };
+                let style = exchange.page_style();
                 let date = self.date(io.now());
                 let mut context = self.context(date.as_ref());
                 context.request_is_head = exchange.is_head;
@@ -214,7 +216,7 @@ impl HttpServer {
 
     /// The peer sends no more. Half-closing after a request is legal: it still gets its answer.
     pub fn ended(&mut self, io: &mut HttpIo, token: Token) {
-        let Some(connection) = io.state(token) else { return };
+        let Some(connection) = io.http(token) else { return };
         match &mut connection.active {
             Some(exchange) if exchange.stage == Stage::Whole => {
                 exchange.peer_ended = true;
@@ -230,12 +232,12 @@ impl HttpServer {
 
     /// The request that `HttpEvent::Request` announced. Only before the next turn.
     pub fn request<'a>(&self, io: &'a mut HttpIo, token: Token) -> Option<RequestView<'a>> {
-        io.state(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).and_then(Exchange::view)
+        io.http(token)?.active.as_deref().filter(|exchange| exchange.in_progress()).and_then(Exchange::view)
     }
 
     /// Hand over what there is of the body, with whether more follows. `Wait`: an event tells when to ask again.
     pub fn take_body<R>(&mut self, io: &mut HttpIo, token: Token, deliver: impl FnOnce(&[u8], bool) -> R) -> Take<R> {
-        let Some(connection) = io.state(token) else { return Take::Disconnected };
+        let Some(connection) = io.http(token) else { return Take::Disconnected };
         let Some(exchange) = connection.active.as_deref_mut() else { return Take::Disconnected };
         if !exchange.in_progress() {
             return Take::Disconnected;
@@ -260,10 +262,57 @@ impl HttpServer {
         Take::Wait
     }
 
+    /// For an application that should not be asked before the body is there: how much of it is. `NotYet`: a
+    /// `HttpEvent::Body` tells when to ask again, and the request stays as it is until then.
+    pub fn gather_body(&mut self, io: &mut HttpIo, token: Token, enough_bytes: usize) -> Gathered {
+        let exchange = io.http(token).and_then(|connection| connection.active.as_deref_mut());
+        let Some(exchange) = exchange.filter(|exchange| exchange.in_progress()) else { return Gathered::Gone };
+        if exchange.stage == Stage::Whole {
+            return if exchange.body_bytes() > 0 { Gathered::Some } else { Gathered::None };
+        }
+        if exchange.body_bytes() >= enough_bytes {
+            return Gathered::Some;
+        }
+        if exchange.head.expect_continue && !exchange.is_continued {
+            // It is for the application to say whether the client may send it.
+            return Gathered::None;
+        }
+        exchange.own_head();
+        exchange.receive_waiting = true;
+        Gathered::NotYet
+    }
+
     /// Whether the peer can still be answered.
     pub fn is_connected(&self, io: &mut HttpIo, token: Token) -> bool {
-        io.state(token).and_then(|connection| connection.active.as_ref()).is_some_and(|exchange| exchange.in_progress())
+        io.http(token).and_then(|connection| connection.active.as_ref()).is_some_and(|exchange| exchange.in_progress())
     }
+}
+
+/// Each limit has its counter; what is malformed shares one.
+pub(super) fn count_refusal(counters: &ReactorCounters, error: HttpError) {
+    let counter = match error {
+        HttpError::HEAD_TIMEOUT => &counters.heads_timed_out,
+        HttpError::BODY_TIMEOUT => &counters.bodies_timed_out,
+        HttpError::HEAD_TOO_LARGE | HttpError::TOO_MANY_HEADERS => &counters.heads_too_large,
+        HttpError::TARGET_TOO_LONG => &counters.targets_too_long,
+        HttpError::CONTENT_TOO_LARGE => &counters.bodies_too_large,
+        HttpError::TRAILERS_TOO_LARGE => &counters.trailers_too_large,
+        HttpError::OVERLOADED => &counters.requests_over_limit,
+        _ => &counters.requests_malformed,
+    };
+    counter.add(1);
+}
+
+/// How much of a request's body is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gathered {
+    /// Nothing, and more does not come unasked.
+    None,
+    /// All of it, or enough.
+    Some,
+    NotYet,
+    /// The peer is gone.
+    Gone,
 }
 
 /// How a piece of input was taken.

@@ -57,7 +57,7 @@ impl HttpServer {
 
     /// The address a connection came to, if its listener has more than one.
     pub fn local_address(&mut self, io: &mut HttpIo, token: Token) -> Option<LocalAddress> {
-        let connection = io.state(token)?;
+        let connection = io.http(token)?;
         let (listener, index) = (connection.listener, connection.local);
         if !self.local_addresses.is_wildcard(listener) {
             return None;
@@ -71,7 +71,7 @@ impl HttpServer {
         let socket = unsafe { BorrowedFd::borrow_raw(fd) };
         let address = PeerAddress::from(net::local_address(socket).ok()?).internet()?;
         let local = self.local_addresses.remember(address);
-        if let (Some(connection), Some(index)) = (io.state(token), local.index) {
+        if let (Some(connection), Some(index)) = (io.http(token), local.index) {
             connection.local = index + 1;
         }
         Some(local)

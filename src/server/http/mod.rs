@@ -23,6 +23,7 @@ pub use access_log::{AccessLog, FormatError, LogFormat, LogSink, NamedSink, Shar
 pub use connection::{HttpConnection, PeerAddress};
 pub use exchange::{RequestView, Take};
 pub use file_body::FileBody;
+pub use input::Gathered;
 pub use local_address::LocalAddress;
 pub use native::{HeaderLines, NativeAnswer, NativeBody, NativePiece, NativeResponse, Responder};
 pub use output::{Body, RespondError};

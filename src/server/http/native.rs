@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::exchange::{Exchange, RequestView};
+use super::input::count_refusal;
 use super::output::Body;
 use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
@@ -166,13 +167,19 @@ impl HttpServer {
         }
     }
 
+    /// 503 for a request that the application has no room for.
+    pub fn refuse_overload(&mut self, io: &mut HttpIo, token: Token) {
+        self.owed.push((token, Owed::Refusal(HttpError::OVERLOADED)));
+        self.answer_natively(io);
+    }
+
     /// Answer what the server answers by itself. An answer can begin the connection's next request, whose own is then
     /// given here too.
     pub(super) fn answer_natively(&mut self, io: &mut HttpIo) {
         while let Some((token, owed)) = self.owed.pop() {
             match owed {
                 Owed::Refusal(error) => {
-                    io.counters.count_refusal(error.status);
+                    count_refusal(&io.counters, error);
                     self.answer_with_page(io, token, error, &[]);
                 }
                 Owed::By(responder) => self.answer_by(io, token, responder),
@@ -182,7 +189,7 @@ impl HttpServer {
 
     fn answer_by(&mut self, io: &mut HttpIo, token: Token, responder: usize) {
         let now = io.now();
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         if !exchange.in_progress() {
             return;
         }

@@ -71,7 +71,7 @@ impl HttpServer {
         let date = self.date(io.now());
         let (server, draining) = (self.settings.server_header, self.draining);
         let lines = &self.settings.header_lines[..];
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Ok(());
         };
         let context = ResponseContext {
@@ -86,23 +86,25 @@ impl HttpServer {
         };
         let is_head_logged = self.access_log.as_ref().is_some_and(AccessLog::wants_response_headers);
         let mut logged_head = Vec::new();
-        let framing = io.append_with(token, |out| -> Result<ResponseFraming, E> {
+        let framing = io.append_with(token, |out| -> Result<(ResponseFraming, bool), E> {
             let start = out.len();
             let mut head = ResponseHead::start(out, status);
             write_headers(&mut head)?;
+            let is_event_stream = head.is_event_stream();
             let framing = head.finish(context)?;
             if is_head_logged {
                 logged_head.extend_from_slice(&out[start..]);
             }
-            Ok(framing)
+            Ok((framing, is_event_stream))
         });
-        let Some(framing) = framing.transpose()? else { return Ok(()) };
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+        let Some((framing, is_event_stream)) = framing.transpose()? else { return Ok(()) };
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Ok(());
         };
         exchange.answer = Answer::Started;
         exchange.status = status;
         exchange.keep_alive = framing.keep_alive;
+        exchange.is_subscription = is_event_stream && exchange.is_get && !whole;
         exchange.writer = BodyWriter::new(framing.body);
         exchange.log.response_head = logged_head;
         Ok(())
@@ -128,11 +130,16 @@ impl HttpServer {
         body: Body<'_>,
         more: bool,
     ) -> Result<(), RespondError> {
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(give_back(io, body, RespondError::Disconnected));
         };
         let mut writer = exchange.writer;
+        // Whoever subscribes while the server drains would keep it, and be cut off in the end.
+        let ends_here = more && self.draining && exchange.is_subscription;
+        // Nobody asks anything else on its connection.
+        exchange.keep_alive &= !ends_here;
         let then = match exchange.trailers_follow {
+            _ if ends_here => Then::Nothing,
             _ if more => Then::More,
             true => Then::Trailers,
             false => Then::Nothing,
@@ -151,18 +158,33 @@ impl HttpServer {
             Some(Err(error)) => return Err(RespondError::Invalid(error)),
             Some(Ok(())) => {}
         }
-        if let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) {
+        if let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) {
             exchange.writer = writer;
         }
         if then == Then::Nothing {
             self.finish(io, token);
         }
+        if ends_here {
+            self.events.push_back(HttpEvent::Disconnected(token));
+        }
         Ok(())
+    }
+
+    /// End the subscriptions to events, each in good order: EventSource comes again, and whoever serves then has it. The
+    /// application is told as of a client that left.
+    pub(super) fn end_subscriptions(&mut self, io: &mut HttpIo) {
+        for token in io.connection_tokens() {
+            let exchange = io.http(token).and_then(|connection| connection.active.as_deref_mut());
+            if exchange.is_some_and(|exchange| exchange.is_subscription && exchange.answer == Answer::Started) {
+                // It is draining, so that this piece is the last.
+                let _ = self.write_body(io, token, Body::Copied(&[]), true);
+            }
+        }
     }
 
     /// The application will send trailers when its body is complete. Before the response starts.
     pub fn announce_trailers(&mut self, io: &mut HttpIo, token: Token) {
-        if let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) {
+        if let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) {
             exchange.trailers_follow = true;
         }
     }
@@ -176,7 +198,7 @@ impl HttpServer {
         mut lines: impl Iterator<Item = (&'a [u8], &'a [u8])>,
         more: bool,
     ) -> Result<(), RespondError> {
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(RespondError::Disconnected);
         };
         let (writer, wanted) = (exchange.writer, exchange.sends_trailers());
@@ -214,7 +236,7 @@ impl HttpServer {
         write_headers: impl FnOnce(&mut ResponseHead<'_>) -> Result<(), ResponseError>,
     ) -> Result<usize, RespondError> {
         let context = ResponseContext { lines: b"", ..self.context(None) };
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else {
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else {
             return Err(RespondError::Disconnected);
         };
         let taken = exchange.answer == Answer::Unstarted && exchange.head.minor_version > 0;
@@ -234,7 +256,7 @@ impl HttpServer {
     /// The application failed: 500 if it had not begun to answer, and the connection goes on if it can. Else the
     /// response is cut short, visibly: a peer must not take it for whole.
     pub fn fail(&mut self, io: &mut HttpIo, token: Token) {
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         match exchange.answer {
             Answer::Unstarted => self.answer_with_page(io, token, HttpError::APPLICATION_FAILED, &[]),
             Answer::Started | Answer::Complete => io.abort(token),
@@ -244,14 +266,14 @@ impl HttpServer {
 
     /// The application leaves its request unanswered, because nobody reads the answer.
     pub fn abandon(&mut self, io: &mut HttpIo, token: Token) {
-        if io.state(token).is_some() {
+        if io.http(token).is_some() {
             io.abort(token);
         }
     }
 
     /// Answer a request with a page of the server's own. `lines`: further header lines, in wire form.
     pub(super) fn answer_with_page(&mut self, io: &mut HttpIo, token: Token, error: HttpError, lines: &[u8]) {
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         let style = exchange.page_style();
         let page = error_page::body(error, style);
         let begun = self.start_response::<ResponseError>(io, token, error.status, page.len(), true, |head| {
@@ -264,7 +286,7 @@ impl HttpServer {
 
     /// The response is complete: log it, and go on with the connection.
     fn finish(&mut self, io: &mut HttpIo, token: Token) {
-        let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
+        let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         exchange.answer = Answer::Complete;
         self.in_progress -= 1;
         if let Some(log) = &mut self.access_log {
@@ -305,7 +327,7 @@ impl HttpServer {
 
     /// The output is low again: an application may send on, or the next request may begin.
     pub fn drained(&mut self, io: &mut HttpIo, token: Token) {
-        let Some(connection) = io.state(token) else { return };
+        let Some(connection) = io.http(token) else { return };
         match connection.active.take_if(|exchange| exchange.held_back) {
             Some(mut exchange) => {
                 exchange.held_back = false;

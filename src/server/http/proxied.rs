@@ -38,7 +38,7 @@ impl HttpServer {
         if !self.trusts(peer) {
             return self.refuse_proxy_header(io, token);
         }
-        let Some(connection) = io.state(token) else { return };
+        let Some(connection) = io.http(token) else { return };
         let mut exchange = connection.active.take().unwrap_or_else(|| self.spare.pop().unwrap_or_default());
         // SAFETY: the lease is of this turn.
         exchange.raw.extend_from_slice(unsafe { lease.as_slice() });
@@ -57,7 +57,7 @@ impl HttpServer {
 
     /// The client is known: on to its first request.
     fn begin_announced(&mut self, io: &mut HttpIo, token: Token, mut exchange: Box<Exchange>, source: Option<Source>) {
-        let Some(connection) = io.state(token) else { return self.keep_spare(exchange) };
+        let Some(connection) = io.http(token) else { return self.keep_spare(exchange) };
         connection.marks.clear(Marks::AWAITS_PROXY_HEADER);
         match source {
             Some(Source::Internet(address)) => connection.peer = address.into(),
@@ -73,7 +73,7 @@ impl HttpServer {
         if exchange.raw.is_empty() {
             return self.keep_spare(exchange);
         }
-        if let Some(connection) = io.state(token) {
+        if let Some(connection) = io.http(token) {
             connection.marks.set(Marks::GREETED);
         }
         let outcome = self.take_first_bytes(io, token, &mut exchange);

@@ -17,6 +17,7 @@ use super::settings::HttpSettings;
 use crate::core::{CloseReason, Io, Token};
 use crate::net;
 use crate::protocol::http1::{DateCache, DateText, HttpError, ResponseContext};
+use crate::server::Connection;
 
 /// Something for the application.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +59,11 @@ pub struct HttpServer {
     log_trouble: Option<String>,
     pub(super) in_progress: usize,
     pub(super) draining: bool,
+    /// Draining has time: idle connections keep theirs.
+    pub(super) patient: bool,
     quiet_wanted: bool,
+    /// Connections that another server of this reactor has.
+    pub foreign_connections: usize,
     /// Open connections by address, kept only when there is a limit on them.
     per_address: HashMap<IpAddr, u32>,
     pub(super) local_addresses: LocalAddresses,
@@ -67,7 +72,7 @@ pub struct HttpServer {
     unix_seconds: u64,
 }
 
-pub(super) type HttpIo = Io<HttpConnection>;
+pub(super) type HttpIo = Io<Connection>;
 
 impl HttpServer {
     pub fn new(settings: HttpSettings, access_log: Option<AccessLog>) -> Self {
@@ -83,7 +88,9 @@ impl HttpServer {
             log_trouble: None,
             in_progress: 0,
             draining: false,
+            patient: false,
             quiet_wanted: false,
+            foreign_connections: 0,
             per_address: HashMap::new(),
             local_addresses: LocalAddresses::default(),
             date: DateCache::new(0),
@@ -113,7 +120,7 @@ impl HttpServer {
             return false;
         }
         for token in self.leased.drain(..) {
-            if let Some(exchange) = io.state(token).and_then(|connection| connection.active.as_mut()) {
+            if let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_mut()) {
                 exchange.settle();
                 exchange.listed_as_leased = false;
             }
@@ -140,11 +147,13 @@ impl HttpServer {
     /// Stop: idle connections are closed, others after the response they wait for.
     ///
     /// A connection that was busy a moment ago is given one more: closing it would throw away a request that is on its
-    /// way. What comes is answered with `connection: close`.
-    pub fn drain(&mut self, io: &mut HttpIo) {
-        self.draining = true;
+    /// way. What comes is answered with `connection: close`. With `patience` that holds for all idle connections, as long
+    /// as they might have been kept alive. Subscriptions to events end now.
+    pub fn drain(&mut self, io: &mut HttpIo, patience: bool) {
+        (self.draining, self.patient) = (true, patience);
+        self.end_subscriptions(io);
         for token in io.connection_tokens() {
-            if !io.is_closing(token) {
+            if !io.is_closing(token) && !patience {
                 self.drain_connection(io, token);
             }
         }
@@ -152,7 +161,7 @@ impl HttpServer {
     }
 
     fn drain_connection(&mut self, io: &mut HttpIo, token: Token) {
-        let Some(connection) = io.state(token).filter(|connection| connection.active.is_none()) else { return };
+        let Some(connection) = io.http(token).filter(|connection| connection.active.is_none()) else { return };
         if connection.marks.has(Marks::UPGRADED) {
             // Its new protocol knows how to say good-bye.
             return;
@@ -170,7 +179,8 @@ impl HttpServer {
 
     /// Tell once that draining is done.
     fn tell_if_quiet(&mut self, io: &HttpIo) {
-        let over = self.in_progress == 0 && io.connections() == io.lingering() && !io.has_leaving_listeners();
+        let own = io.connections().saturating_sub(self.foreign_connections);
+        let over = self.in_progress == 0 && own <= io.lingering() && !io.has_leaving_listeners();
         if self.quiet_wanted && over {
             self.quiet_wanted = false;
             self.events.push_back(HttpEvent::Quiet);
@@ -186,12 +196,13 @@ impl HttpServer {
         }
         let over = io.connections() >= self.settings.max_connections;
         // An error here (the poller out of memory or watches) closes the descriptor: the peer learns at once.
-        let Ok(token) = io.add_connection(fd, state) else { return };
+        let Ok(token) = io.add_connection(fd, state.into()) else { return };
         // Behind the PROXY protocol the client's address, which is what counts, comes later.
         if over || !awaits_proxy_header && !self.admit(io, token) {
             return self.turn_away(io, token);
         }
-        io.set_deadline(token, if self.draining { DRAIN_IDLE } else { self.settings.head_timeout });
+        let hurries = self.draining && !self.patient;
+        io.set_deadline(token, if hurries { DRAIN_IDLE } else { self.settings.head_timeout });
     }
 
     /// Count a connection against its address; false if the address has its share already.
@@ -205,7 +216,7 @@ impl HttpServer {
             return false;
         }
         *count += 1;
-        if let Some(connection) = io.state(token) {
+        if let Some(connection) = io.http(token) {
             connection.marks.set(Marks::COUNTED);
         }
         true
@@ -250,7 +261,7 @@ impl HttpServer {
     /// Who is at the other end: asked of the kernel once, when somebody wants to know.
     pub fn peer(&self, io: &mut HttpIo, token: Token) -> PeerAddress {
         let Some(fd) = io.fd(token) else { return PeerAddress::Unknown };
-        let Some(connection) = io.state(token) else { return PeerAddress::Unknown };
+        let Some(connection) = io.http(token) else { return PeerAddress::Unknown };
         if connection.peer == PeerAddress::Unknown {
             // SAFETY: the channel of this token owns the descriptor, and is not closed within this call.
             let socket = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -261,11 +272,11 @@ impl HttpServer {
 
     /// Which listener the connection came through.
     pub fn listener(&self, io: &mut HttpIo, token: Token) -> u16 {
-        io.state(token).map_or(0, |connection| connection.listener)
+        io.http(token).map_or(0, |connection| connection.listener)
     }
 
     pub(super) fn put_back(&mut self, io: &mut HttpIo, token: Token, exchange: Box<Exchange>) {
-        match io.state(token) {
+        match io.http(token) {
             Some(connection) => connection.active = Some(exchange),
             None => self.keep_spare(exchange),
         }
@@ -279,10 +290,11 @@ impl HttpServer {
     }
 
     pub(super) fn take_active(&mut self, io: &mut HttpIo, token: Token) -> Option<Box<Exchange>> {
-        io.state(token)?.active.take()
+        io.http(token)?.active.take()
     }
 
-    pub fn closed(&mut self, token: Token, mut connection: HttpConnection, _reason: CloseReason) {
+    pub fn closed(&mut self, token: Token, connection: Connection, _reason: CloseReason) {
+        let Connection::Http(mut connection) = connection else { return };
         self.leave(&connection);
         if let Some(exchange) = connection.active.take() {
             if exchange.in_progress() {

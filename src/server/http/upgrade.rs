@@ -83,7 +83,7 @@ impl HttpServer {
         });
         written.ok_or(UpgradeError::Disconnected)??;
         let peer = self.peer(io, token);
-        let Some(connection) = io.state(token) else { return Err(UpgradeError::Disconnected) };
+        let Some(connection) = io.http(token) else { return Err(UpgradeError::Disconnected) };
         connection.marks.set(Marks::UPGRADED);
         let listener = connection.listener;
         let Some(mut exchange) = connection.active.take() else { return Err(UpgradeError::Disconnected) };
@@ -103,7 +103,7 @@ impl HttpServer {
     }
 
     fn check_upgrade(&self, io: &mut HttpIo, token: Token) -> Result<(), UpgradeError> {
-        let exchange = io.state(token).and_then(|connection| connection.active.as_deref());
+        let exchange = io.http(token).and_then(|connection| connection.active.as_deref());
         let exchange = exchange.filter(|exchange| exchange.in_progress() && !exchange.peer_ended);
         match exchange {
             None => Err(UpgradeError::Disconnected),

@@ -159,7 +159,7 @@ the 2.""",
             want=_wmem,
             formula="4096 16384 and 2 x bandwidth x round trip, a power of two from 64 KiB",
             reason="The send buffer of one connection: what was sent and is not acknowledged. Penstock leaves at most "
-            "256 KiB beyond what is on its way in the kernel (TCP_NOTSENT_LOWAT).",
+            "64 KiB beyond what is on its way in the kernel (TCP_NOTSENT_LOWAT).",
             cost="Up to its third number for each connection whose peer is slow.",
             symptom="Throughput stops at buffer / round trip; `ss -tmi` says sndbuf_limited.",
             look="`ss -tmi` (skmem tb, sndbuf_limited)",

@@ -150,7 +150,10 @@ fn put_printable(out: &mut Vec<u8>, text: &[u8]) {
 /// A JSON string; bytes that are no UTF-8 become the characters of these numbers.
 fn put_json(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
+    let is_plain = |&byte: &u8| (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
     match std::str::from_utf8(text) {
+        // Nearly every text.
+        _ if text.iter().all(is_plain) => out.extend_from_slice(text),
         Ok(text) => text.chars().for_each(|character| put_json_character(out, character)),
         Err(_) => text.iter().for_each(|&byte| put_json_character(out, byte.into())),
     }

@@ -91,7 +91,7 @@ impl LogWriter {
 
     /// Lines lost since the last time.
     pub fn take_lost(&self) -> u64 {
-        if self.shared.lost.load(Ordering::Relaxed) == 0 { 0 } else { self.shared.lost.swap(0, Ordering::Relaxed) }
+        if self.shared.lost.load(Ordering::Relaxed) == 0 { 0 } else { self.shared.lost.swap(0, Ordering::Acquire) }
     }
 
     pub fn last_error(&self) -> Option<String> {
@@ -159,9 +159,10 @@ impl<S: LogSink> Writing<S> {
             Ok(()) => self.torn = false,
             Err((written, error)) => {
                 let lost = lines[written..].iter().filter(|&&byte| byte == b'\n').count();
-                self.shared.lost.fetch_add(lost as u64 - u64::from(self.torn && written == 0), Ordering::Relaxed);
-                self.torn = if written == 0 { self.torn } else { lines[written - 1] != b'\n' };
+                // First the reason: whoever learns of the loss asks for it at once, and tells it only now and then.
                 self.note(error);
+                self.shared.lost.fetch_add(lost as u64 - u64::from(self.torn && written == 0), Ordering::Release);
+                self.torn = if written == 0 { self.torn } else { lines[written - 1] != b'\n' };
             }
         }
         lines.clear();
@@ -200,6 +201,27 @@ mod tests {
         assert!(lost >= (40 - 16 - 16) * 4096, "{lost} lost");
         assert_eq!(writer.take_lost(), 0);
         drop(release);
+    }
+
+    #[test]
+    fn whoever_learns_that_lines_were_lost_can_say_why() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let writer = LogWriter::start(Full).unwrap();
+        for _ in 0..500 {
+            writer.take(&mut b"0123456789abcde\n".repeat(GATHER_BYTES / 16), 1);
+            while writer.take_lost() == 0 {
+                std::hint::spin_loop();
+            }
+            assert!(writer.last_error().is_some());
+        }
     }
 
     #[test]

@@ -19,9 +19,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
-use super::cycle::HttpCycle;
-use super::{AsgiServer, names};
-use crate::py::guarded::Guarded;
+use super::asgi::names;
+use super::guarded::Guarded;
 
 /// Spares kept for the next requests.
 const MAX_SPARES: usize = 8;
@@ -67,7 +66,7 @@ pub fn send_none(py: Python<'_>, coroutine: &Bound<'_, PyAny>) -> PyResult<Optio
 }
 
 /// Run `act` in a context, as Context.run does.
-fn in_context<R>(py: Python<'_>, context: &Bound<'_, PyAny>, act: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
+pub fn in_context<R>(py: Python<'_>, context: &Bound<'_, PyAny>, act: impl FnOnce() -> PyResult<R>) -> PyResult<R> {
     // SAFETY: attached; `context` is a Context object.
     if unsafe { ffi::PyContext_Enter(context.as_ptr()) } < 0 {
         return Err(PyErr::fetch(py));
@@ -148,10 +147,10 @@ pub struct SpareMaker {
 }
 
 impl SpareMaker {
-    pub fn make(self, server: &Bound<'_, AsgiServer>) -> PyResult<Spare> {
-        let py = server.py();
+    pub fn make(self, py: Python<'_>) -> PyResult<Spare> {
+        let create_future = self.event_loop.getattr(py, intern!(py, "create_future"))?;
         let state = Guarded::new(TrampolineState::default());
-        let trampoline = Bound::new(py, Trampoline { server: server.clone().unbind(), state })?;
+        let trampoline = Bound::new(py, Trampoline { create_future, state })?;
         let options = PyDict::new(py);
         options.set_item(intern!(py, "loop"), &self.event_loop)?;
         let task = self.tools.task_type.bind(py).call((&trampoline,), Some(&options))?;
@@ -179,22 +178,17 @@ pub struct Spare {
 }
 
 impl Spare {
-    /// Call the application and step what it returns, once, as this task and in this context.
-    pub fn run_first_step(
+    /// Step what `call` returns, once, as this task and in this context.
+    pub fn run_first_step<'py>(
         &mut self,
-        py: Python<'_>,
-        context: &Bound<'_, PyAny>,
-        app: &Py<PyAny>,
-        scope: &Bound<'_, PyDict>,
-        cycle: &Bound<'_, HttpCycle>,
+        py: Python<'py>,
+        context: &Bound<'py, PyAny>,
+        call: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Step> {
-        let receive = cycle.getattr(names::receive(py))?;
-        let send = cycle.getattr(names::send(py))?;
         self.remember(py);
         call2(py, &self.tools.enter, &self.event_loop, &self.task)?;
         let step = in_context(py, context, || {
-            let returned = call3(py, app, scope.as_any(), &receive, &send)?;
-            let coroutine = steppable(returned)?;
+            let coroutine = call()?;
             Ok(match send_none(py, &coroutine)? {
                 None => Step::Returned,
                 Some(pending) => Step::Suspended { coroutine: coroutine.unbind(), pending },
@@ -204,21 +198,21 @@ impl Spare {
         Ok(step.unwrap_or_else(Step::Raised))
     }
 
-    /// The suspended coroutine goes on as this task, from the loop's next iteration.
+    /// The suspended coroutine goes on as this task, from the loop's next iteration; `ending` is told of its end.
     pub fn adopt(
         self,
         py: Python<'_>,
         coroutine: Py<PyAny>,
         pending: Py<PyAny>,
         context: Py<PyAny>,
-        cycle: Py<HttpCycle>,
+        ending: Box<dyn Ending>,
     ) -> PyResult<()> {
         self.task.bind(py).setattr(intern!(py, "_log_destroy_pending"), true)?;
         self.tools.register.bind(py).call1((&self.task,))?;
-        let request = Adopted { coroutine, pending: Some(pending), context, cycle };
+        let adopted = Adopted { coroutine, pending: Some(pending), context, ending };
         let park = {
             let mut state = self.trampoline.get().state.enter()?;
-            state.request = Some(request);
+            state.adopted = Some(adopted);
             state.park.take()
         };
         // Parked: wake it. Not yet begun: its first step is scheduled already.
@@ -285,22 +279,6 @@ pub fn set_result_unless_done(py: Python<'_>, future: &Py<PyAny>) -> PyResult<()
     Ok(())
 }
 
-/// A native coroutine can be stepped as it is; another awaitable through its iterator.
-fn steppable(returned: Bound<'_, PyAny>) -> PyResult<Bound<'_, PyAny>> {
-    // SAFETY: attached; only the object's type is looked at.
-    if unsafe { ffi::PyCoro_CheckExact(returned.as_ptr()) } != 0 {
-        return Ok(returned);
-    }
-    let py = returned.py();
-    returned.call_method0(names::await_(py)).map_err(|_| {
-        PyTypeError::new_err(format!(
-            "an ASGI application must be `async def app(scope, receive, send)`: this one returned {} instead of a \
-             coroutine",
-            returned.repr().map_or_else(|_| "something else".to_owned(), |text| text.to_string())
-        ))
-    })
-}
-
 fn call2(py: Python<'_>, callable: &Py<PyAny>, first: &Py<PyAny>, second: &Py<PyAny>) -> PyResult<()> {
     let arguments = [first.as_ptr(), second.as_ptr()];
     // SAFETY: attached; two live arguments; returns a new reference or null with an exception.
@@ -310,31 +288,21 @@ fn call2(py: Python<'_>, callable: &Py<PyAny>, first: &Py<PyAny>, second: &Py<Py
     }
 }
 
-fn call3<'py>(
-    py: Python<'py>,
-    callable: &Py<PyAny>,
-    first: &Bound<'py, PyAny>,
-    second: &Bound<'py, PyAny>,
-    third: &Bound<'py, PyAny>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let arguments = [first.as_ptr(), second.as_ptr(), third.as_ptr()];
-    // SAFETY: as in call2.
-    unsafe {
-        let result = ffi::PyObject_Vectorcall(callable.as_ptr(), arguments.as_ptr(), 3, ptr::null_mut());
-        Bound::from_owned_ptr_or_err(py, result)
-    }
+/// Who is told when an adopted coroutine has ended, by what if it raised.
+pub trait Ending: Send {
+    fn ended(self: Box<Self>, py: Python<'_>, error: Option<PyErr>) -> PyResult<()>;
 }
 
 /// The coroutine that a spare Task runs: nothing, until it takes over a request's.
 #[pyclass(frozen, module = "penstock._core")]
 pub struct Trampoline {
-    server: Py<AsgiServer>,
+    create_future: Py<PyAny>,
     state: Guarded<TrampolineState>,
 }
 
 #[derive(Default)]
 struct TrampolineState {
-    request: Option<Adopted>,
+    adopted: Option<Adopted>,
     /// What the task waits for while it has no request.
     park: Option<Py<PyAny>>,
     /// The task has made its first step.
@@ -348,7 +316,7 @@ struct Adopted {
     /// What the coroutine yielded in its first step, which the task has not seen yet.
     pending: Option<Py<PyAny>>,
     context: Py<PyAny>,
-    cycle: Py<HttpCycle>,
+    ending: Box<dyn Ending>,
 }
 
 impl Trampoline {
@@ -357,7 +325,7 @@ impl Trampoline {
         let (py, this) = (slf.py(), slf.get());
         let mut entered = this.state.enter()?;
         let is_first_step = !std::mem::replace(&mut entered.begun, true);
-        let Some(request) = &mut entered.request else {
+        let Some(request) = &mut entered.adopted else {
             let finished = entered.finished;
             entered.park = None;
             drop(entered);
@@ -399,7 +367,7 @@ impl Trampoline {
     }
 
     fn park(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        let future = self.server.get().new_future(py)?;
+        let future = self.create_future.bind(py).call0()?;
         // How a future tells its task that it was awaited, not merely yielded.
         future.setattr(names::blocking(py), true)?;
         self.state.enter()?.park = Some(future.clone().unbind());
@@ -407,16 +375,16 @@ impl Trampoline {
     }
 
     fn end(&self, py: Python<'_>, error: Option<PyErr>) -> PyResult<()> {
-        let request = self.state.enter()?.request.take();
-        match request {
-            Some(request) => self.server.get().finish(py, request.cycle.get(), error),
+        let adopted = self.state.enter()?.adopted.take();
+        match adopted {
+            Some(adopted) => adopted.ending.ended(py, error),
             None => Ok(()),
         }
     }
 
     fn of_coroutine<'py>(slf: &Bound<'py, Self>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = slf.py();
-        let coroutine = slf.get().state.enter()?.request.as_ref().map(|request| request.coroutine.clone_ref(py));
+        let coroutine = slf.get().state.enter()?.adopted.as_ref().map(|adopted| adopted.coroutine.clone_ref(py));
         coroutine.map(|coroutine| coroutine.bind(py).getattr(name)).transpose()
     }
 }
@@ -445,7 +413,7 @@ impl Trampoline {
 
     fn send(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         if !value.is_none() {
-            return Err(PyTypeError::new_err("only None can be sent to a request's task"));
+            return Err(PyTypeError::new_err("only None can be sent to a task's coroutine"));
         }
         Self::resume(slf, None)?.ok_or_else(|| PyStopIteration::new_err(()))
     }
@@ -467,9 +435,9 @@ impl Trampoline {
     }
 
     fn close(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let request = slf.get().state.enter()?.request.take();
-        match request {
-            Some(request) => request.coroutine.bind(slf.py()).call_method0(intern!(slf.py(), "close")).map(drop),
+        let adopted = slf.get().state.enter()?.adopted.take();
+        match adopted {
+            Some(adopted) => adopted.coroutine.bind(slf.py()).call_method0(intern!(slf.py(), "close")).map(drop),
             None => Ok(()),
         }
     }

@@ -26,6 +26,8 @@ pub struct ServerConfig {
     limit_target_size: usize,
     limit_body_size: u64,
     limit_concurrency: usize,
+    pub threads: usize,
+    pub limit_queue: usize,
     limit_connections: usize,
     limit_connections_per_address: u32,
     server_header: bool,

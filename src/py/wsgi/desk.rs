@@ -1,0 +1,288 @@
+//! The Desk is the loop's side of the thread pool: requests go out over it, responses come in, and it never waits.
+//!
+//! It works between two turns, detached. So a loop that serves WSGI needs the interpreter for nothing that a request
+//! needs, and goes on with files, refusals and everybody's bytes while all threads are busy.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::conversation::Conversation;
+use super::job::{Job, ReplyBody, ReplyHead};
+use super::pool::{Failure, Message, Pool};
+use crate::core::buffer::Owner;
+use crate::core::event_loop::HIGH_WATERMARK_BYTES;
+use crate::core::{Io, Token};
+use crate::protocol::http1::ResponseError;
+use crate::server::Connection;
+use crate::server::http::{Gathered, HttpEvent, HttpServer, RespondError, Take};
+
+/// So much of a body is waited for before a thread is given the request: slow clients keep no thread waiting.
+const GATHERED_BYTES: usize = 64 * 1024;
+/// How long replies that no thread announced may wait.
+const LOOK_AFTER: Duration = Duration::from_millis(1);
+const MAX_SPARE_JOBS: usize = 256;
+
+pub struct Desk {
+    pool: Arc<Pool>,
+    /// Whom the events of a connection are for, beyond its request.
+    conversations: HashMap<Token, Arc<Conversation>>,
+    messages: Vec<Message>,
+    jobs: VecDeque<Box<Job>>,
+    /// Boxed, as they travel.
+    #[expect(clippy::vec_box)]
+    spare: Vec<Box<Job>>,
+    look_at: Option<Instant>,
+    is_quiet: bool,
+}
+
+type HttpIo = Io<Connection>;
+
+impl Desk {
+    pub fn new(pool: Arc<Pool>) -> Self {
+        Desk {
+            pool,
+            conversations: HashMap::new(),
+            messages: Vec::new(),
+            jobs: VecDeque::new(),
+            spare: Vec::new(),
+            look_at: None,
+            is_quiet: false,
+        }
+    }
+
+    /// How long the loop may sleep without looking here.
+    pub fn may_sleep(&self, now: Instant) -> Option<Duration> {
+        self.look_at.map(|at| at.saturating_duration_since(now))
+    }
+
+    /// Whether the server has become quiet since this was last asked.
+    pub fn take_quiet(&mut self) -> bool {
+        std::mem::take(&mut self.is_quiet)
+    }
+
+    pub fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
+    /// Pass on what either side has for the other.
+    pub fn work(&mut self, http: &mut HttpServer, io: &mut HttpIo) {
+        if self.look_at.is_some_and(|at| at <= io.now()) {
+            let again = self.pool.hurry();
+            self.look_at = again.then(|| io.now() + LOOK_AFTER);
+        }
+        self.take_messages(http, io);
+        while http.has_events() {
+            while let Some(event) = http.next_event() {
+                self.handle(http, io, event);
+            }
+            self.hand_over(http, io);
+        }
+        if self.look_at.is_some() && self.pool.is_idle() && self.messages.is_empty() {
+            self.look_at = None;
+        }
+        self.pool.release(io.take_released());
+    }
+
+    fn take_messages(&mut self, http: &mut HttpServer, io: &mut HttpIo) {
+        let mut messages = std::mem::take(&mut self.messages);
+        self.pool.take_messages(&mut messages);
+        for message in messages.drain(..) {
+            match message {
+                Message::Answer(job) => self.answer(http, io, job),
+                Message::Piece { conversation, head, body, more } => {
+                    self.send_piece(http, io, conversation, (head, body, more));
+                }
+                Message::Read(conversation) => self.feed(http, io, conversation),
+                Message::Fail(failure) => self.fail(http, io, failure),
+            }
+        }
+        self.messages = messages;
+    }
+
+    fn handle(&mut self, http: &mut HttpServer, io: &mut HttpIo, event: HttpEvent) {
+        match event {
+            HttpEvent::Request(token) => self.receive(http, io, token),
+            HttpEvent::Body(token) => match self.conversations.get(&token) {
+                Some(conversation) => self.feed(http, io, conversation.clone()),
+                None => self.receive(http, io, token),
+            },
+            HttpEvent::Drained(token) => {
+                if let Some(conversation) = self.conversations.get(&token) {
+                    conversation.drained();
+                }
+            }
+            HttpEvent::Disconnected(token) => {
+                // A peer that has only ended its side still gets its answer.
+                if !http.is_connected(io, token)
+                    && let Some(conversation) = self.conversations.remove(&token)
+                {
+                    conversation.end();
+                }
+            }
+            HttpEvent::LogTrouble => {
+                http.take_log_trouble().into_iter().for_each(|trouble| self.pool.complain(trouble))
+            }
+            HttpEvent::Quiet => self.is_quiet = true,
+        }
+    }
+
+    /// A request for a thread, once enough of its body is there.
+    fn receive(&mut self, http: &mut HttpServer, io: &mut HttpIo, token: Token) {
+        let gathered = http.gather_body(io, token, GATHERED_BYTES);
+        if matches!(gathered, Gathered::NotYet | Gathered::Gone) {
+            return;
+        }
+        let mut job = self.spare.pop().unwrap_or_else(|| Box::new(Job::new(token, io.now())));
+        (job.token, job.queued_at) = (token, io.now());
+        job.peer = http.peer(io, token);
+        job.local = http.local_address(io, token);
+        job.listener = http.listener(io, token);
+        match http.request(io, token) {
+            Some(view) => job.fill(&view),
+            None => return self.keep(job),
+        }
+        job.is_body_whole = !job.head.framing.has_body();
+        if gathered == Gathered::Some {
+            let body = &mut job.body;
+            let taken = http.take_body(io, token, |data, more| {
+                body.extend_from_slice(data);
+                more
+            });
+            if let Take::Taken(more) = taken {
+                job.is_body_whole = !more;
+            }
+        }
+        self.jobs.push_back(job);
+    }
+
+    /// Leave this turn's requests to the threads.
+    fn hand_over(&mut self, http: &mut HttpServer, io: &mut HttpIo) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        self.pool.offer(&mut self.jobs);
+        self.look_at.get_or_insert(io.now() + LOOK_AFTER);
+        while let Some(job) = self.jobs.pop_front() {
+            io.counters.requests_not_queued.add(1);
+            http.refuse_overload(io, job.token);
+            self.keep(job);
+        }
+    }
+
+    fn keep(&mut self, mut job: Box<Job>) {
+        if self.spare.len() < MAX_SPARE_JOBS {
+            job.recycle();
+            self.spare.push(job);
+        }
+    }
+
+    fn answer(&mut self, http: &mut HttpServer, io: &mut HttpIo, mut job: Box<Job>) {
+        if !self.conversations.is_empty() {
+            self.conversations.remove(&job.token);
+        }
+        let reply = &mut job.reply;
+        let bytes = reply.body.bytes();
+        let begun = http.start_response::<ResponseError>(io, job.token, reply.head.status, bytes, true, |head| {
+            reply.head.write(head)
+        });
+        match begun {
+            Ok(()) => {
+                let sent = http.send_body(io, job.token, reply.body.as_body(), false);
+                self.see(http, io, job.token, sent.map(drop));
+            }
+            Err(error) => {
+                io.take_released().extend(std::mem::take(&mut reply.body).into_owner());
+                self.see(http, io, job.token, Err(RespondError::Invalid(error)));
+            }
+        }
+        self.keep(job);
+    }
+
+    fn send_piece(
+        &mut self,
+        http: &mut HttpServer,
+        io: &mut HttpIo,
+        conversation: Arc<Conversation>,
+        (head, mut body, more): (Option<ReplyHead>, ReplyBody, bool),
+    ) {
+        let (token, bytes) = (conversation.token, body.bytes());
+        if conversation.is_over() {
+            // The connection is gone, or has gone on to its next request.
+            return io.take_released().extend(body.into_owner());
+        }
+        if let Some(head) = head {
+            let begun =
+                http.start_response::<ResponseError>(io, token, head.status, bytes, !more, |lines| head.write(lines));
+            if let Err(error) = begun {
+                io.take_released().extend(body.into_owner());
+                conversation.end();
+                return self.see(http, io, token, Err(RespondError::Invalid(error)));
+            }
+        }
+        let sent = http.send_body(io, token, body.as_body(), more);
+        match sent {
+            Ok(queued) if more => {
+                let is_full = queued > HIGH_WATERMARK_BYTES;
+                conversation.took(bytes, is_full);
+                if is_full {
+                    io.want_drained(token);
+                }
+                self.conversations.insert(token, conversation);
+            }
+            Ok(_) => {
+                conversation.end();
+                self.conversations.remove(&token);
+            }
+            Err(error) => {
+                conversation.end();
+                self.see(http, io, token, Err(error));
+            }
+        }
+    }
+
+    /// Give a thread what there is of the body, or what comes next.
+    fn feed(&mut self, http: &mut HttpServer, io: &mut HttpIo, conversation: Arc<Conversation>) {
+        let token = conversation.token;
+        if conversation.is_over() {
+            return;
+        }
+        match http.take_body(io, token, |data, more| conversation.feed(data, more)) {
+            Take::Taken(()) => {}
+            Take::Wait => drop(self.conversations.insert(token, conversation)),
+            Take::Disconnected => {
+                conversation.end();
+                self.conversations.remove(&token);
+            }
+        }
+    }
+
+    fn fail(&mut self, http: &mut HttpServer, io: &mut HttpIo, failure: Failure) {
+        io.counters.handler_errors.add(1);
+        let token = match failure {
+            Failure::Unanswered(token) => token,
+            Failure::Answering(conversation) if !conversation.is_over() => conversation.token,
+            // The connection is gone, or has gone on to its next request.
+            Failure::Answering(_) | Failure::Answered => return,
+        };
+        self.conversations.remove(&token);
+        http.fail(io, token);
+    }
+
+    /// A response that cannot be sent ends as a failed one does.
+    fn see(&mut self, http: &mut HttpServer, io: &mut HttpIo, token: Token, sent: Result<(), RespondError>) {
+        if let Err(error) = sent {
+            self.conversations.remove(&token);
+            if let RespondError::Invalid(error) = error {
+                self.pool.complain(format!("WSGI application broke its response: {error}"));
+                self.fail(http, io, Failure::Unanswered(token));
+            }
+        }
+    }
+
+    /// The loop ends: threads that wait for it go on without. What must be released by somebody who is attached.
+    pub fn shut_down(self) -> Vec<Owner> {
+        self.conversations.into_values().for_each(|conversation| conversation.end());
+        self.pool.close_outbox()
+    }
+}
