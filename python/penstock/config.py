@@ -698,6 +698,13 @@ class ServerConfig:
         group=LIMITS,
         help="WSGI: requests that may wait for a thread of an event loop; one more is answered 503 with Retry-After.",
     )
+    limit_spool_size: int = setting(
+        256 << 20,
+        Integer(0, 1 << 62),
+        group=LIMITS,
+        help="WSGI: bytes of request bodies beyond 64 KiB that an event loop keeps in unnamed files (in TMPDIR) until "
+        "they are whole, so that no thread waits for a client. What finds no room is streamed, and so is all with 0.",
+    )
     limit_connections: int = setting(
         0,
         Integer(0, 1 << 30),

@@ -28,6 +28,7 @@ pub struct ServerConfig {
     limit_concurrency: usize,
     pub threads: usize,
     pub limit_queue: usize,
+    pub limit_spool_size: u64,
     limit_connections: usize,
     limit_connections_per_address: u32,
     server_header: bool,

@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -418,12 +419,34 @@ def test_a_second_start_without_a_reason_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        ("404 Gone Fishing", b"404 Gone Fishing"),
+        ("299 Caf\xe9", b"299 Caf\xe9"),
+        ("404 Not Found", b"404 Not Found"),
+        ("404", b"404 Not Found"),
+        ("200 All right", b"200 All right"),
+    ],
+)
+@pytest.mark.parametrize("in_pieces", [False, True])
+def test_the_reason_is_the_applications_to_choose(status: str, line: bytes, in_pieces: bool) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response(status, [("Content-Type", "text/plain")])
+        return iter([b"one", b"two"]) if in_pieces else [b"hello"]
+
+    with serving(app) as server:
+        assert server.get().startswith(b"HTTP/1.1 " + line + b"\r\n")
+
+
+@pytest.mark.parametrize(
     ("status", "headers", "told"),
     [
         (200, [], "the status is a string such as '200 OK', not 200"),
         ("OK", [], "the status is a string such as '200 OK', not 'OK'"),
         ("2000 OK", [], "not '2000 OK'"),
         ("100 Continue", [], "not '100 Continue'"),
+        ("200 OK\r\nset-cookie: a", [], "the status is a string such as '200 OK'"),
+        ("200 \u20ac", [], "not '200 \u20ac'"),
         ("200 OK", {"a": "b"}, "the headers are a list of (name, value) tuples, not dict"),
         ("200 OK", [("a", "b", "c")], "a header is a tuple (name, value)"),
         ("200 OK", [(b"a", b"b")], "header names and values are native strings (latin-1), not b'a'"),
@@ -615,7 +638,7 @@ def test_a_client_that_waits_is_told_to_go_on_when_its_body_is_read() -> None:
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [body]
 
-    with serving(app) as server:
+    with serving(app, limit_spool_size=0) as server:
         with server.connect() as connection:
             connection.sendall(request("/read", "expect: 100-continue", "content-length: 4", method="POST"))
             assert read_until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -640,9 +663,102 @@ def test_slow_bodies_take_no_thread_until_they_are_there() -> None:
             connection.close()
 
 
+def test_long_bodies_that_come_slowly_take_no_thread_either() -> None:
+    body = random.randbytes(3 * MIB)
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (body[:MIB], body[MIB:])) + b"0\r\n\r\n"
+    uploads = [
+        request(method="POST", body=body),
+        request("/", "transfer-encoding: chunked", method="POST") + chunks,
+        body,
+    ]
+    patient = request("/", "expect: 100-continue", f"content-length: {len(body)}", method="POST")
+    former = unnamed_files()
+    with serving(echo, threads=1) as server, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(server.connect()) for _ in uploads]
+        slow[-1].sendall(patient)
+        assert read_until(slow[-1], b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        for connection, upload in zip(slow, uploads, strict=True):
+            connection.sendall(upload[:-100])
+        with server.connect() as quick:
+            for _ in range(20):
+                quick.sendall(request(method="POST", body=b"quick"))
+                assert read_response(quick)[2] == b"quick"
+        assert figures(server)["taken"] == 20
+        for connection, upload in zip(slow, uploads, strict=True):
+            connection.sendall(upload[-100:])
+            assert read_response(connection)[2] == body
+    assert unnamed_files() <= former
+
+
+def unnamed_files() -> set[str]:
+    """Files of this process that no directory has any more. pytest has some of its own."""
+    names: set[str] = set()
+    for each in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            names.add(os.readlink(f"/proc/self/fd/{each}"))
+    return {name for name in names if name.startswith(tempfile.gettempdir() + "/#")}
+
+
+def test_a_long_body_is_read_in_pieces_and_lines_as_a_short_one_is() -> None:
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    body = bytes(10 if chance.random() < 0.001 else 120 for _ in range(400_000))
+    failures: list[str] = []
+
+    @validator
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        input_, like = environ["wsgi.input"], io.BytesIO(body)
+        while like.tell() < len(body):
+            read = chance.choice(["read", "readline", "readlines"])
+            size = chance.choice([1, 1000, 70_000, 100_000])
+            if getattr(input_, read)(size) != getattr(like, read)(size):
+                failures.append(f"{read}({size}) before {like.tell()}")
+                break
+        if input_.read(1) != b"":
+            failures.append("the end is none")
+        return text_app(environ, start_response)
+
+    for limit in (1 << 30, 100_000):  # All of it in a file; its beginning, and the rest as it comes.
+        assert ask(app, request(method="POST", body=body), limit_spool_size=limit)[2] == b"hello"
+    assert failures == []
+
+
+def test_what_finds_no_room_on_the_disk_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = random.randbytes(2 * MIB)
+    with serving(echo, threads=3, limit_spool_size=3 * MIB) as server, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(server.connect()) for _ in range(3)]
+        for connection in slow:
+            connection.sendall(request(method="POST", body=body)[:-1])
+        wait_until(lambda: figures(server)["busy"] > 0)
+        for connection in slow:
+            connection.sendall(body[-1:])
+            assert read_response(connection)[2] == body
+    monkeypatch.setenv("TMPDIR", "/no/such/directory")
+    with serving(echo) as server:
+        with server.connect() as connection:
+            connection.sendall(request(method="POST", body=body))
+            assert read_response(connection)[2] == body
+        server.wait_for_log("Cannot keep a request's body in /no/such/directory (TMPDIR), so threads wait for clients")
+
+
+def test_who_leaves_amid_a_long_body_leaves_no_file_behind() -> None:
+    former = unnamed_files()
+    with serving(echo) as server:
+        for _ in range(5):
+            with server.connect() as connection:
+                connection.sendall(request("/", f"content-length: {MIB}", method="POST") + bytes(200_000))
+        with server.connect() as connection:
+            connection.sendall(request(method="POST", body=bytes(MIB)))
+            assert len(read_response(connection)[2]) == MIB
+        wait_until(lambda: unnamed_files() <= former)
+        assert figures(server)["taken"] == 1
+
+
 def test_a_thread_that_waits_for_a_body_holds_up_neither_the_loop_nor_the_others(tmp_path: Path) -> None:
     (tmp_path / "health").write_bytes(b"well")
-    with serving(echo, threads=2, static=[f"/s={tmp_path}"]) as server, server.connect() as uploading:
+    settings: Any = {"threads": 2, "static": [f"/s={tmp_path}"], "limit_spool_size": 0}
+    with serving(echo, **settings) as server, server.connect() as uploading:
         uploading.sendall(request("/", f"content-length: {2 * MIB}", method="POST") + bytes(MIB))
         wait_until(lambda: figures(server)["busy"] == 1)
         with server.connect() as other:
@@ -664,7 +780,7 @@ def test_an_application_that_reads_slowly_is_sent_no_more_than_it_takes() -> Non
         start_response("200 OK", [])
         return [b"%d" % count]
 
-    with serving(app) as server, server.connect(timeout_s=0.3) as connection:
+    with serving(app, limit_spool_size=MIB) as server, server.connect(timeout_s=0.3) as connection:
         size = 64 * MIB
         connection.sendall(request("/", f"content-length: {size}", method="POST"))
         sent = 0
@@ -691,7 +807,7 @@ def test_a_client_that_leaves_amid_its_body_is_an_oserror() -> None:
             raise
         return text_app(environ, start_response)
 
-    with serving(app) as server:
+    with serving(app, limit_spool_size=0) as server:
         with server.connect() as connection:
             connection.sendall(request("/", "content-length: 1000000", method="POST") + bytes(100_000))
             wait_until(lambda: figures(server)["busy"] == 1)

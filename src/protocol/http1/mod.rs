@@ -22,7 +22,7 @@ pub use error::HttpError;
 pub use head::{BodyFraming, HeadScanner, RequestHead, TargetForm};
 pub use response::{
     BodyMode, BodyWriter, CONTINUE, DateCache, DateText, ResponseContext, ResponseError, ResponseFraming, ResponseHead,
-    error_response, reason_phrase, write_chunk, write_chunk_head, write_last_chunk, write_trailer,
+    error_response, is_reason, reason_phrase, write_chunk, write_chunk_head, write_last_chunk, write_trailer,
 };
 
 /// What a request's head may cost.

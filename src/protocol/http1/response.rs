@@ -20,6 +20,7 @@ pub enum ResponseError {
     InvalidStatus(u16),
     /// A status from 100 to 199 where the response itself was to begin.
     InterimStatus(u16),
+    InvalidReason(Box<[u8]>),
     InvalidHeaderName(Box<[u8]>),
     /// The name of the header whose value it is.
     InvalidHeaderValue(Box<[u8]>),
@@ -45,6 +46,9 @@ impl fmt::Display for ResponseError {
             Self::InvalidStatus(status) => write!(to, "a response's status must be 100 to 999, not {status}"),
             Self::InterimStatus(status) => {
                 write!(to, "a response's status must be 200 to 999, not {status}: 1xx only go before a response")
+            }
+            Self::InvalidReason(reason) => {
+                write!(to, "a reason phrase must have no control characters, not \"{}\"", reason.escape_ascii())
             }
             Self::InvalidHeaderName(name) => {
                 write!(to, "a header's name must be a token, not \"{}\"", name.escape_ascii())
@@ -160,6 +164,18 @@ impl<'a> ResponseHead<'a> {
             error,
             finished: false,
         }
+    }
+
+    /// Say a reason of the application's own, before any header.
+    pub fn reason(&mut self, reason: &[u8]) -> Result<(), ResponseError> {
+        if !is_reason(reason) {
+            return self.fail(ResponseError::InvalidReason(reason.into()));
+        }
+        debug_assert!(self.out.len() == self.start + status_line_bytes(self.status), "the reason goes before headers");
+        self.out.truncate(self.start + BEFORE_REASON);
+        self.out.extend_from_slice(reason);
+        self.out.extend_from_slice(b"\r\n");
+        Ok(())
     }
 
     /// Add a header, spelled as given.
@@ -313,6 +329,18 @@ impl Drop for ResponseHead<'_> {
             self.out.truncate(self.start);
         }
     }
+}
+
+/// `HTTP/1.1 200 `
+const BEFORE_REASON: usize = 13;
+
+fn status_line_bytes(status: u16) -> usize {
+    BEFORE_REASON + reason_phrase(status).len() + 2
+}
+
+/// Tabs, spaces, what is visible, and what no ASCII is (RFC 9112 section 4).
+pub fn is_reason(text: &[u8]) -> bool {
+    text.iter().all(|&byte| byte == b'\t' || byte >= b' ' && byte != 0x7f)
 }
 
 fn write_status_line(out: &mut Vec<u8>, status: u16) {
@@ -675,6 +703,20 @@ mod tests {
         let headers = [("Date", "then"), ("SERVER", "mine"), ("content-length", "0")];
         let (head, _) = build(200, &headers, context()).unwrap();
         assert_eq!(head, "HTTP/1.1 200 OK\r\nDate: then\r\nSERVER: mine\r\ncontent-length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn the_application_s_reason_takes_the_place_of_the_status_s() {
+        let reasoned = |reason: &[u8]| {
+            let mut out = b"#".to_vec();
+            let mut head = ResponseHead::start(&mut out, 404);
+            let _ = head.reason(reason);
+            let _ = head.header(b"content-length", b"0");
+            head.finish(context()).map(|_| String::from_utf8_lossy(&out).into_owned())
+        };
+        assert!(reasoned(b"Gone Fishing").unwrap().starts_with("#HTTP/1.1 404 Gone Fishing\r\ncontent-length: 0\r\n"));
+        assert!(reasoned(b"").unwrap().starts_with("#HTTP/1.1 404 \r\ncontent-length: 0\r\n"));
+        assert_eq!(reasoned(b"a\r\nb: c"), Err(ResponseError::InvalidReason((*b"a\r\nb: c").into())));
     }
 
     #[test]

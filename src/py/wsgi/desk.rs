@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::conversation::Conversation;
 use super::job::{Job, ReplyBody, ReplyHead};
 use super::pool::{Failure, Message, Pool};
+use super::spool::{Piece, Spooler};
 use crate::core::buffer::Owner;
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
 use crate::core::{Io, Token};
@@ -17,7 +18,7 @@ use crate::protocol::http1::ResponseError;
 use crate::server::Connection;
 use crate::server::http::{Gathered, HttpEvent, HttpServer, RespondError, Take};
 
-/// So much of a body is waited for before a thread is given the request: slow clients keep no thread waiting.
+/// A body is gathered in memory up to here; then it goes to a file, a piece as large at a time.
 const GATHERED_BYTES: usize = 64 * 1024;
 /// How long replies that no thread announced may wait.
 const LOOK_AFTER: Duration = Duration::from_millis(1);
@@ -27,6 +28,9 @@ pub struct Desk {
     pool: Arc<Pool>,
     /// Whom the events of a connection are for, beyond its request.
     conversations: HashMap<Token, Arc<Conversation>>,
+    /// Requests whose bodies go to files until they are whole. No thread has them.
+    spooling: HashMap<Token, Box<Job>>,
+    spooler: Spooler,
     messages: Vec<Message>,
     jobs: VecDeque<Box<Job>>,
     /// Boxed, as they travel.
@@ -39,10 +43,13 @@ pub struct Desk {
 type HttpIo = Io<Connection>;
 
 impl Desk {
-    pub fn new(pool: Arc<Pool>) -> Self {
+    /// `spool_limit_bytes`: of bodies in files at once.
+    pub fn new(pool: Arc<Pool>, spool_limit_bytes: u64) -> Self {
         Desk {
+            spooler: Spooler::new(pool.clone(), spool_limit_bytes),
             pool,
             conversations: HashMap::new(),
+            spooling: HashMap::new(),
             messages: Vec::new(),
             jobs: VecDeque::new(),
             spare: Vec::new(),
@@ -72,6 +79,7 @@ impl Desk {
             self.look_at = again.then(|| io.now() + LOOK_AFTER);
         }
         self.take_messages(http, io);
+        self.hand_over(http, io);
         while http.has_events() {
             while let Some(event) = http.next_event() {
                 self.handle(http, io, event);
@@ -94,6 +102,7 @@ impl Desk {
                     self.send_piece(http, io, conversation, (head, body, more));
                 }
                 Message::Read(conversation) => self.feed(http, io, conversation),
+                Message::Spooled(piece) => self.see_spooled(http, io, piece),
                 Message::Fail(failure) => self.fail(http, io, failure),
             }
         }
@@ -114,10 +123,8 @@ impl Desk {
             }
             HttpEvent::Disconnected(token) => {
                 // A peer that has only ended its side still gets its answer.
-                if !http.is_connected(io, token)
-                    && let Some(conversation) = self.conversations.remove(&token)
-                {
-                    conversation.end();
+                if !http.is_connected(io, token) {
+                    self.forget(token);
                 }
             }
             HttpEvent::LogTrouble => {
@@ -127,21 +134,24 @@ impl Desk {
         }
     }
 
-    /// A request for a thread, once enough of its body is there.
+    fn forget(&mut self, token: Token) {
+        if let Some(conversation) = self.conversations.remove(&token) {
+            conversation.end();
+        }
+        if let Some(job) = self.spooling.remove(&token) {
+            self.keep(job);
+        }
+    }
+
+    /// A request for a thread, once its body is there.
     fn receive(&mut self, http: &mut HttpServer, io: &mut HttpIo, token: Token) {
-        let gathered = http.gather_body(io, token, GATHERED_BYTES);
+        let gathered = http.gather_body(io, token, GATHERED_BYTES, self.spooler.is_on());
         if matches!(gathered, Gathered::NotYet | Gathered::Gone) {
             return;
         }
-        let mut job = self.spare.pop().unwrap_or_else(|| Box::new(Job::new(token, io.now())));
-        (job.token, job.queued_at) = (token, io.now());
-        job.peer = http.peer(io, token);
-        job.local = http.local_address(io, token);
-        job.listener = http.listener(io, token);
-        match http.request(io, token) {
-            Some(view) => job.fill(&view),
-            None => return self.keep(job),
-        }
+        let begun = if self.spooling.is_empty() { None } else { self.spooling.remove(&token) };
+        let Some(mut job) = begun.or_else(|| self.begin(http, io, token)) else { return };
+        job.queued_at = io.now();
         job.is_body_whole = !job.head.framing.has_body();
         if gathered == Gathered::Some {
             let body = &mut job.body;
@@ -153,7 +163,56 @@ impl Desk {
                 job.is_body_whole = !more;
             }
         }
-        self.jobs.push_back(job);
+        if gathered == Gathered::None || job.is_body_whole || !self.spooler.is_on() {
+            self.jobs.push_back(job);
+        } else {
+            self.spool(job);
+        }
+    }
+
+    fn begin(&mut self, http: &mut HttpServer, io: &mut HttpIo, token: Token) -> Option<Box<Job>> {
+        let mut job = self.spare.pop().unwrap_or_else(|| Box::new(Job::new(token, io.now())));
+        job.token = token;
+        job.peer = http.peer(io, token);
+        job.local = http.local_address(io, token);
+        job.listener = http.listener(io, token);
+        match http.request(io, token) {
+            Some(view) => job.fill(&view),
+            None => {
+                self.keep(job);
+                return None;
+            }
+        }
+        Some(job)
+    }
+
+    /// Take what has come of a body out of memory, and wait for the rest. With no room left it is a thread that waits.
+    fn spool(&mut self, mut job: Box<Job>) {
+        let body = job.spooled.take().unwrap_or_else(|| self.spooler.begin());
+        match self.spooler.write(job.token, body, std::mem::take(&mut job.body)) {
+            Ok(()) => drop(self.spooling.insert(job.token, job)),
+            Err((body, bytes)) => {
+                (job.spooled, job.body) = (Some(body), bytes);
+                self.jobs.push_back(job);
+            }
+        }
+    }
+
+    /// A piece of a body is in its file, or was not taken by the disk.
+    fn see_spooled(&mut self, http: &mut HttpServer, io: &mut HttpIo, piece: Piece) {
+        let Piece { token, body, bytes, written } = piece;
+        let Some(job) = self.spooling.get_mut(&token) else { return self.spooler.discard(body) };
+        job.spooled = Some(body);
+        match written {
+            Ok(()) => self.receive(http, io, token),
+            Err(error) => {
+                self.spooler.trouble(&error, io.now()).into_iter().for_each(|trouble| self.pool.complain(trouble));
+                if let Some(mut job) = self.spooling.remove(&token) {
+                    job.body = bytes;
+                    self.jobs.push_back(job);
+                }
+            }
+        }
     }
 
     /// Leave this turn's requests to the threads.
@@ -171,6 +230,9 @@ impl Desk {
     }
 
     fn keep(&mut self, mut job: Box<Job>) {
+        if let Some(body) = job.spooled.take() {
+            self.spooler.discard(body);
+        }
         if self.spare.len() < MAX_SPARE_JOBS {
             job.recycle();
             self.spare.push(job);

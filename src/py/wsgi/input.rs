@@ -9,37 +9,42 @@ use pyo3::types::{PyBytes, PyList};
 
 use super::conversation::{Conversation, Incoming};
 use super::pool::{Message, Pool};
+use super::spool::SpooledBody;
 use crate::py::asgi::ClientDisconnected;
 use crate::py::guarded::{Entered, Guarded};
+
+/// So much at least is read from a file at once.
+const FILE_READ_BYTES: usize = 64 * 1024;
 
 #[pyclass(frozen, module = "penstock._core")]
 pub struct WsgiInput {
     state: Guarded<State>,
 }
 
-#[derive(Default)]
 struct State {
+    /// What comes first, if it was too long for memory, and how much of it has been read.
+    spooled: Option<SpooledBody>,
+    spooled_at: u64,
     bytes: Vec<u8>,
     /// Those before this one have been read.
     at: usize,
+    /// What comes behind the spooled ones.
+    tail: Vec<u8>,
     /// Where the rest comes from, until there is none.
     source: Option<Source>,
 }
 
-struct Source {
-    pool: Arc<Pool>,
-    conversation: Arc<Conversation>,
+/// Of what has not arrived.
+pub struct Source {
+    pub pool: Arc<Pool>,
+    pub conversation: Arc<Conversation>,
 }
 
 impl WsgiInput {
-    /// A body that is there.
-    pub fn whole(bytes: Vec<u8>) -> Self {
-        WsgiInput { state: Guarded::new(State { bytes, at: 0, source: None }) }
-    }
-
-    /// The beginning of a body, and where the rest comes from.
-    pub fn begun(bytes: Vec<u8>, pool: Arc<Pool>, conversation: Arc<Conversation>) -> Self {
-        WsgiInput { state: Guarded::new(State { bytes, at: 0, source: Some(Source { pool, conversation }) }) }
+    /// The beginning of a body in a file, what arrived behind it, and where the rest comes from: each if there is one.
+    pub fn new(spooled: Option<SpooledBody>, tail: Vec<u8>, source: Option<Source>) -> Self {
+        let (bytes, tail) = if spooled.is_some() { (Vec::new(), tail) } else { (tail, Vec::new()) };
+        WsgiInput { state: Guarded::new(State { spooled, spooled_at: 0, bytes, at: 0, tail, source }) }
     }
 
     fn enter(&self) -> PyResult<Entered<'_, State>> {
@@ -47,9 +52,12 @@ impl WsgiInput {
     }
 
     /// The request is over: whoever kept its input reads no further, and nothing of the connection's next request.
-    pub fn end(&self) {
+    pub fn end(&self, py: Python<'_>) {
         if let Ok(mut state) = self.state.enter() {
             state.source = None;
+            if let Some(spooled) = state.spooled.take() {
+                py.detach(|| drop(spooled));
+            }
         }
     }
 }
@@ -59,13 +67,17 @@ impl State {
         &self.bytes[self.at..]
     }
 
-    /// Wait for more. False: there is none.
-    fn fill(&mut self, py: Python<'_>) -> PyResult<bool> {
-        let Some(Source { pool, conversation }) = &self.source else { return Ok(false) };
+    /// Get more, at least `wanted` bytes if they are in the file. False: there is none.
+    fn fill(&mut self, py: Python<'_>, wanted: usize) -> PyResult<bool> {
         if self.at == self.bytes.len() {
             self.bytes.clear();
             self.at = 0;
         }
+        if self.spooled.is_some() {
+            self.fill_from_file(py, wanted)?;
+            return Ok(true);
+        }
+        let Some(Source { pool, conversation }) = &self.source else { return Ok(false) };
         let bytes = &mut self.bytes;
         let incoming = py.detach(|| {
             pool.send(Message::Read(conversation.clone()));
@@ -81,6 +93,19 @@ impl State {
         Ok(true)
     }
 
+    fn fill_from_file(&mut self, py: Python<'_>, wanted: usize) -> PyResult<()> {
+        let Some(spooled) = &self.spooled else { return Ok(()) };
+        let bytes = &mut self.bytes;
+        let read = py.detach(|| spooled.read_at(self.spooled_at, wanted.max(FILE_READ_BYTES), bytes))?;
+        self.spooled_at += read as u64;
+        if self.spooled_at == spooled.bytes() {
+            let emptied = self.spooled.take();
+            py.detach(|| drop(emptied));
+            self.bytes.append(&mut self.tail);
+        }
+        Ok(())
+    }
+
     fn take<'py>(&mut self, py: Python<'py>, count: usize) -> Bound<'py, PyBytes> {
         let taken = PyBytes::new(py, &self.bytes[self.at..self.at + count]);
         self.at += count;
@@ -89,7 +114,7 @@ impl State {
 
     fn read<'py>(&mut self, py: Python<'py>, limit: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
         let limit = limit.unwrap_or(usize::MAX);
-        while self.unread().len() < limit && self.fill(py)? {}
+        while self.unread().len() < limit && self.fill(py, limit - self.unread().len())? {}
         let count = self.unread().len().min(limit);
         Ok(self.take(py, count))
     }
@@ -104,7 +129,7 @@ impl State {
                 return Ok(self.take(py, count));
             }
             searched = unread.len();
-            if searched >= limit || !self.fill(py)? {
+            if searched >= limit || !self.fill(py, 0)? {
                 let count = self.unread().len().min(limit);
                 return Ok(self.take(py, count));
             }

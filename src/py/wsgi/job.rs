@@ -4,10 +4,11 @@
 
 use std::time::Instant;
 
+use super::spool::SpooledBody;
 use crate::core::Token;
 use crate::core::buffer::Owner;
 use crate::protocol::http1::forwarded::Forwarded;
-use crate::protocol::http1::{RequestHead, ResponseError, ResponseHead};
+use crate::protocol::http1::{RequestHead, ResponseError, ResponseHead, reason_phrase};
 use crate::server::http::{Body, FileBody, LocalAddress, PeerAddress, RequestView};
 
 /// A buffer larger than this is not kept for the next request.
@@ -23,7 +24,8 @@ pub struct Job {
     pub listener: u16,
     /// What a trusted proxy says of the request.
     pub forwarded: Option<Box<Forwarded>>,
-    /// What had arrived of the body, and whether that was all of it.
+    /// What had arrived of the body, its beginning in a file; and whether that was all of it.
+    pub spooled: Option<SpooledBody>,
     pub body: Vec<u8>,
     pub is_body_whole: bool,
     pub queued_at: Instant,
@@ -40,6 +42,7 @@ impl Job {
             local: None,
             listener: 0,
             forwarded: None,
+            spooled: None,
             body: Vec::new(),
             is_body_whole: true,
             queued_at: now,
@@ -91,15 +94,27 @@ pub struct Reply {
 #[derive(Default)]
 pub struct ReplyHead {
     pub status: u16,
-    /// Names and values, one behind the other, and how long each is.
+    /// The reason phrase, if it is not the status's own; names and values, one behind the other; and how long each is.
     bytes: Vec<u8>,
+    reason_bytes: usize,
     fields: Vec<(u32, u32)>,
 }
 
 impl ReplyHead {
     pub fn clear(&mut self) {
         self.bytes.clear();
+        self.reason_bytes = 0;
         self.fields.clear();
+    }
+
+    /// Before the first header.
+    pub fn begin(&mut self, status: u16, reason: &[u8]) {
+        self.clear();
+        self.status = status;
+        if !reason.is_empty() && reason != reason_phrase(status).as_bytes() {
+            self.bytes.extend_from_slice(reason);
+            self.reason_bytes = reason.len();
+        }
     }
 
     pub fn push(&mut self, name: &[u8], value: &[u8]) {
@@ -109,7 +124,10 @@ impl ReplyHead {
     }
 
     pub fn write(&self, head: &mut ResponseHead<'_>) -> Result<(), ResponseError> {
-        let mut rest = &self.bytes[..];
+        let (reason, mut rest) = self.bytes.split_at(self.reason_bytes);
+        if !reason.is_empty() {
+            head.reason(reason)?;
+        }
         for &(name_bytes, value_bytes) in &self.fields {
             let (name, after) = rest.split_at(name_bytes as usize);
             let (value, after) = after.split_at(value_bytes as usize);

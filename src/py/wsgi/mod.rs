@@ -3,7 +3,7 @@
 //! The path of one request: `desk` (the loop's side, detached) makes a `job` of it and leaves it in the `pool`; a thread
 //! takes it, `environ` builds the dictionary, the application is called, and `response` sends what it returns: through
 //! the pool to the desk, which writes it. `input` is the request's body, `conversation` what both sides still say to each
-//! other while bodies are on their way.
+//! other while bodies are on their way. A long body goes to a file first (`spool`), so that no thread waits for a client.
 
 mod conversation;
 mod desk;
@@ -13,6 +13,7 @@ mod input;
 mod job;
 mod pool;
 mod response;
+mod spool;
 
 use std::sync::{Arc, OnceLock};
 
@@ -37,6 +38,7 @@ use crate::reactor::Mail;
 use crate::server::http::HttpServer;
 use conversation::Conversation;
 use environ::{EnvironBuilder, Surroundings};
+use input::Source;
 use job::Job;
 use pool::{Failure, Message, Pool, Worker};
 use response::Outcome;
@@ -56,6 +58,7 @@ pub struct WsgiServer {
     context: Py<PyAny>,
     threads: usize,
     queue_limit: usize,
+    spool_limit_bytes: u64,
     /// Once it is attached.
     pool: OnceLock<Arc<Pool>>,
 }
@@ -97,6 +100,7 @@ impl WsgiServer {
             context: current_context(py)?.unbind(),
             threads: config.threads,
             queue_limit: config.limit_queue,
+            spool_limit_bytes: config.limit_spool_size,
             pool: OnceLock::new(),
         })
     }
@@ -107,7 +111,7 @@ impl WsgiServer {
         let mut thread = Thread {
             server: self,
             environs: EnvironBuilder::new(py, &self.listeners, &self.surroundings)?,
-            empty_input: Py::new(py, WsgiInput::whole(Vec::new()))?,
+            empty_input: Py::new(py, WsgiInput::new(None, Vec::new(), None))?,
             worker: Worker::default(),
             pool,
         };
@@ -150,7 +154,7 @@ impl WsgiServer {
         let http = self.http.make(py, &self.report)?;
         let pool = Arc::new(Pool::new(mail, self.threads, self.queue_limit));
         self.pool.set(pool.clone()).map_err(|_| PyRuntimeError::new_err("the WSGI server is attached already"))?;
-        Ok((http, Desk::new(pool)))
+        Ok((http, Desk::new(pool, self.spool_limit_bytes)))
     }
 
     pub fn tell_quiet(&self, py: Python<'_>) -> PyResult<()> {
@@ -210,7 +214,7 @@ impl Thread<'_> {
             let result = self.server.app.bind(py).call1((environ, start_response))?;
             response.get().respond(&result, &mut self.worker)
         });
-        input.get().end();
+        input.get().end(py);
         let outcome = response.get().end(served.is_err())?;
         match served {
             Ok(()) => Ok(()),
@@ -224,14 +228,12 @@ impl Thread<'_> {
         job: &mut Job,
         conversation: Option<Arc<Conversation>>,
     ) -> PyResult<Bound<'py, WsgiInput>> {
-        match conversation {
-            None if job.body.is_empty() => Ok(self.empty_input.bind(py).clone()),
-            None => Bound::new(py, WsgiInput::whole(std::mem::take(&mut job.body))),
-            Some(conversation) => {
-                let begun = WsgiInput::begun(std::mem::take(&mut job.body), self.pool.clone(), conversation);
-                Bound::new(py, begun)
-            }
+        let (spooled, body) = (job.spooled.take(), std::mem::take(&mut job.body));
+        if spooled.is_none() && body.is_empty() && conversation.is_none() {
+            return Ok(self.empty_input.bind(py).clone());
         }
+        let rest = conversation.map(|conversation| Source { pool: self.pool.clone(), conversation });
+        Bound::new(py, WsgiInput::new(spooled, body, rest))
     }
 
     fn see_failure(&self, py: Python<'_>, error: PyErr, outcome: Outcome) -> PyResult<()> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::conversation::Conversation;
 use super::job::{Job, ReplyBody, ReplyHead};
+use super::spool::Piece;
 use crate::core::Token;
 use crate::core::buffer::Owner;
 use crate::core::mailbox::MailSender;
@@ -39,6 +40,8 @@ pub enum Message {
     },
     /// The application wants more of the body.
     Read(Arc<Conversation>),
+    /// A piece of a body has been written to its file, or not.
+    Spooled(Piece),
     Fail(Failure),
 }
 
@@ -61,7 +64,7 @@ impl Message {
                 owners.extend(body.into_owner());
             }
             Message::Read(conversation) => conversation.end(),
-            Message::Fail(_) => {}
+            Message::Spooled(_) | Message::Fail(_) => {}
         }
     }
 }

@@ -18,7 +18,7 @@ use super::file_wrapper::FileWrapper;
 use super::job::{BorrowedBytes, Job, ReplyBody, ReplyHead};
 use super::pool::{Failure, Message, Pool, Worker};
 use crate::core::Token;
-use crate::protocol::http1::{is_token, parse_length};
+use crate::protocol::http1::{is_reason, is_token, parse_length};
 use crate::py::asgi::{BORROW_FROM_BYTES, ClientDisconnected};
 use crate::py::guarded::{Entered, Guarded};
 use crate::py::owners;
@@ -163,11 +163,10 @@ impl StartResponse {
 
 impl Response {
     fn start(&mut self, status: &Bound<'_, PyAny>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
-        let status = status_of(status)?;
+        let (number, reason) = status_of(status)?;
         let Some(job) = &mut self.job else { return Err(over()) };
         let head = &mut job.reply.head;
-        head.clear();
-        head.status = status;
+        head.begin(number, reason);
         self.declared_bytes = read_headers(headers, head)?;
         self.phase = Phase::Started;
         Ok(())
@@ -370,22 +369,21 @@ fn raised(exc_info: &Bound<'_, PyAny>) -> PyResult<PyErr> {
     Ok(PyErr::from_value(error))
 }
 
-/// The number in a status such as `404 Not Found`. The phrase means nothing (RFC 9110 section 15), and the server has
-/// its own.
-fn status_of(status: &Bound<'_, PyAny>) -> PyResult<u16> {
+/// The number and the phrase of a status such as `404 Not Found`. The phrase means nothing to HTTP (RFC 9110 section 15),
+/// but people read it, and it is the application's to choose.
+fn status_of<'a>(status: &'a Bound<'_, PyAny>) -> PyResult<(u16, &'a [u8])> {
     let wrong = || {
         PyValueError::new_err(format!(
             "start_response: the status is a string such as '200 OK', not {}",
             status.repr().map_or_else(|_| type_name(status), |text| text.to_string())
         ))
     };
-    let text = status.cast::<PyString>().map_err(|_| wrong())?.to_str().map_err(|_| wrong())?.as_bytes();
+    let text = latin1_bytes(status).ok_or_else(wrong)?;
     match text {
-        [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9']
-        | [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] => {
-            let digit = |byte: u8| u16::from(byte - b'0');
-            let status = digit(*a) * 100 + digit(*b) * 10 + digit(*c);
-            if status < 200 { Err(wrong()) } else { Ok(status) }
+        [a @ b'2'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] => {
+            let number = [a, b, c].iter().fold(0, |number, &&digit| number * 10 + u16::from(digit - b'0'));
+            let reason = rest.strip_prefix(b" ").or_else(|| rest.is_empty().then_some(rest)).ok_or_else(wrong)?;
+            if is_reason(reason) { Ok((number, reason)) } else { Err(wrong()) }
         }
         _ => Err(wrong()),
     }
@@ -445,16 +443,19 @@ fn content_length(value: &[u8], declared: Option<u64>) -> PyResult<u64> {
 
 /// A native string's characters as bytes, one each (PEP 3333: latin-1).
 fn header_bytes<'a>(text: &'a Borrowed<'_, '_, PyAny>) -> PyResult<&'a [u8]> {
-    let wrong = || {
+    latin1_bytes(text).ok_or_else(|| {
         PyTypeError::new_err(format!(
             "start_response: header names and values are native strings (latin-1), not {text:?}"
         ))
-    };
-    let text: &'a Bound<'_, PyString> = (**text).cast().map_err(|_| wrong())?;
-    // SAFETY: attached; strings never change, and the sequence that holds this one is not changed while it is read.
-    match unsafe { text.data() }? {
-        PyStringData::Ucs1(bytes) => Ok(bytes),
-        PyStringData::Ucs2(_) | PyStringData::Ucs4(_) => Err(wrong()),
+    })
+}
+
+fn latin1_bytes<'a>(text: &'a Bound<'_, PyAny>) -> Option<&'a [u8]> {
+    let text: &'a Bound<'_, PyString> = text.cast().ok()?;
+    // SAFETY: attached; strings never change, and what holds this one is not changed while it is read.
+    match unsafe { text.data() }.ok()? {
+        PyStringData::Ucs1(bytes) => Some(bytes),
+        PyStringData::Ucs2(_) | PyStringData::Ucs4(_) => None,
     }
 }
 

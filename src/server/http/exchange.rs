@@ -200,6 +200,13 @@ impl Exchange {
         }
     }
 
+    /// Whether the client is to be told to go on, by whoever wants its body. Once.
+    pub fn invites_body(&mut self) -> bool {
+        let is_waiting = self.head.expect_continue && !self.is_continued;
+        self.is_continued |= is_waiting;
+        is_waiting && self.answer == Answer::Unstarted
+    }
+
     /// Whether it may still become so, if the response goes on (`whole`: it does not).
     pub fn may_be_followed(&self, whole: bool) -> bool {
         self.can_be_read_out() || !whole && (self.is_continued || !self.head.expect_continue)

@@ -253,18 +253,16 @@ impl HttpServer {
             return Take::Disconnected;
         }
         exchange.receive_waiting = true;
-        if exchange.stage == Stage::Body && exchange.head.expect_continue && !exchange.is_continued {
-            exchange.is_continued = true;
-            if exchange.answer == Answer::Unstarted {
-                io.append_with(token, |out| out.extend_from_slice(CONTINUE));
-            }
+        if exchange.stage == Stage::Body && exchange.invites_body() {
+            io.append_with(token, |out| out.extend_from_slice(CONTINUE));
         }
         Take::Wait
     }
 
     /// For an application that should not be asked before the body is there: how much of it is. `NotYet`: a
-    /// `HttpEvent::Body` tells when to ask again, and the request stays as it is until then.
-    pub fn gather_body(&mut self, io: &mut HttpIo, token: Token, enough_bytes: usize) -> Gathered {
+    /// `HttpEvent::Body` tells when to ask again, and the request stays as it is until then. `invites`: a client that
+    /// waits for `100 Continue` is told so here; else that is left to the application.
+    pub fn gather_body(&mut self, io: &mut HttpIo, token: Token, enough_bytes: usize, invites: bool) -> Gathered {
         let exchange = io.http(token).and_then(|connection| connection.active.as_deref_mut());
         let Some(exchange) = exchange.filter(|exchange| exchange.in_progress()) else { return Gathered::Gone };
         if exchange.stage == Stage::Whole {
@@ -273,12 +271,14 @@ impl HttpServer {
         if exchange.body_bytes() >= enough_bytes {
             return Gathered::Some;
         }
-        if exchange.head.expect_continue && !exchange.is_continued {
-            // It is for the application to say whether the client may send it.
+        if exchange.head.expect_continue && !exchange.is_continued && !invites {
             return Gathered::None;
         }
         exchange.own_head();
         exchange.receive_waiting = true;
+        if exchange.invites_body() {
+            io.append_with(token, |out| out.extend_from_slice(CONTINUE));
+        }
         Gathered::NotYet
     }
 
