@@ -107,7 +107,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, EventLoop)
         lifespan = Lifespan(self.app, self.config.lifespan if self._interface == "asgi" else "off")
-        if not await _ends_unless(self._stop, lifespan.start_up()):
+        if not await ends_unless(self._stop, lifespan.start_up()):
             logs.error_logger.info("Stopped before the application had started")
             return
         server = self._attach(loop, lifespan.state) if self._interface == "asgi" else self._attach_wsgi(loop)
@@ -117,7 +117,7 @@ class Worker:
         self.let_nobody_in(loop)
         await self._drain(loop, server)
         self._hurry.clear()
-        if not await _ends_unless(self._hurry, lifespan.shut_down()):
+        if not await ends_unless(self._hurry, lifespan.shut_down()):
             logs.error_logger.warning("Leaving before the application's shutdown has ended")
 
     def stop(self) -> None:
@@ -207,7 +207,7 @@ class Worker:
 
     async def _have_ended_within(self, server: _core.AsgiServer | WsgiThreads, timeout_s: float) -> bool:
         """Whether all requests have ended, before the time is up and before somebody hurries."""
-        return await _ends_unless(self._hurry, self._have_ended(server), timeout_s)
+        return await ends_unless(self._hurry, self._have_ended(server), timeout_s)
 
     async def _have_ended(self, server: _core.AsgiServer | WsgiThreads) -> None:
         await self._quiet.wait()
@@ -251,7 +251,7 @@ def log_open(listeners: list[socket.socket]) -> None:
     gc.freeze()
 
 
-async def _ends_unless(event: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float | None = None) -> bool:
+async def ends_unless(event: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float | None = None) -> bool:
     """Whether `work` came to its end before the event and within the time; otherwise it is cancelled."""
     working, told = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
     try:

@@ -13,10 +13,11 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from . import _core, listener, logs
-from .errors import ConfigError, StartupError
+from . import _core, importer, listener, logs
+from .config import AcceptName, LogLevel, PollerName, ServerConfig
+from .errors import AppImportError, ConfigError, StartupError
 from .event_loop import EventLoop
 from .protocol import AnyProtocol, Raw
 from .socket_options import SocketOptions
@@ -30,6 +31,7 @@ OnClose = Callable[[Connection, "CloseReason"], object]
 OnError = Callable[[Connection, Exception], object]
 Handler = Callable[[Connection], Awaitable[None]]
 
+DEFAULT_BACKLOG = 4096
 # What a cancelled handler may take to leave.
 _CANCEL_GRACE_S = 1.0
 
@@ -201,7 +203,7 @@ class TCPServer:
         heartbeat: Heartbeat | None = None,
         limits: StreamLimits | None = None,
         options: SocketOptions | None = None,
-        backlog: int = 4096,
+        backlog: int = DEFAULT_BACKLOG,
         timeout_graceful_shutdown_s: float = 10.0,
     ) -> None:
         if sum(each is not None for each in (on_message, on_messages, handler)) != 1:
@@ -215,7 +217,8 @@ class TCPServer:
             "on_error": on_error,
         }
         self._handlers = _Handlers(protocol or Raw(), handlers, heartbeat, limits or StreamLimits())
-        self._options, self._backlog, self._timeout_s = options, backlog, timeout_graceful_shutdown_s
+        self.options = options or SocketOptions()
+        self.backlog, self.timeout_graceful_shutdown_s = backlog, timeout_graceful_shutdown_s
         self.parts: list[_Part] = []
         self.listeners: list[socket.socket] = []
 
@@ -237,7 +240,7 @@ class TCPServer:
         """Listen, on the running event loop, which must be a `penstock.EventLoop`. `close` ends it."""
         loop = running_loop()
         self.listeners = self._open(addresses)
-        self._add_part(loop)
+        self.add_part(loop)
         for each in self.listeners:
             self.parts[0].server.add_listener(each.fileno())
         return self
@@ -246,7 +249,7 @@ class TCPServer:
         """Accept no more, let handlers finish and output leave, for at most `timeout_s`; then end what is left."""
         listener.close_listeners(self.listeners)
         for part in self.parts:
-            await part.stop(self._timeout_s if timeout_s is None else timeout_s)
+            await part.stop(self.timeout_graceful_shutdown_s if timeout_s is None else timeout_s)
         self.parts.clear()
 
     async def __aenter__(self) -> Self:
@@ -255,11 +258,29 @@ class TCPServer:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def run(self, *addresses: str, reactors: int = 1, poller: str = "auto") -> None:
-        """Serve at these addresses (`host:port`, `unix:/path`) until SIGINT or SIGTERM."""
-        logs.configure(level="info", access_log=False)
-        if reactors < 1:
-            raise ConfigError(f"reactors: expected at least 1, got {reactors}")
+    def run(
+        self,
+        *addresses: str,
+        reactors: int = 1,
+        workers: int | Literal["auto"] | None = None,
+        accept: AcceptName = "shared",
+        control: str | None = None,
+        poller: PollerName = "auto",
+        log_level: LogLevel = "info",
+    ) -> None:
+        """Serve at these addresses (`host:port`, `unix:/path`) until SIGINT or SIGTERM.
+
+        On `reactors` threads, or in `workers` processes under a supervisor, which `control`, `accept` and the signals of
+        docs/workers.md are for.
+        """
+        config = ServerConfig(
+            reactors=reactors, workers=workers, accept=accept, control=control, poller=poller, log_level=log_level,
+            timeout_graceful_shutdown_s=self.timeout_graceful_shutdown_s,
+        )  # fmt: skip
+        run_streams(self, addresses, config, self.options)
+
+    def run_here(self, addresses: Sequence[str], reactors: int, poller: str) -> None:
+        """In this process, which nobody replaces."""
         self.listeners = self._open(addresses)
         try:
             with asyncio.Runner(loop_factory=lambda: EventLoop(poller)) as runner:
@@ -283,7 +304,7 @@ class TCPServer:
                 await end_leftovers()
 
     async def _serve_here(self, stop: asyncio.Event) -> None:
-        self._add_part(running_loop())
+        self.add_part(running_loop())
         for each in self.listeners:
             self.parts[0].server.add_listener(each.fileno())
         logs.log_banner(self.addresses)
@@ -291,22 +312,62 @@ class TCPServer:
         logs.error_logger.info("Shutting down")
         await self.close()
 
-    def _add_part(self, loop: EventLoop) -> _Part:
+    def add_part(self, loop: EventLoop) -> _Part:
         part = _Part(loop, self._handlers.attach(loop))
         self.parts.append(part)
         return part
 
     def _open(self, addresses: Sequence[str]) -> list[socket.socket]:
-        if not addresses:
-            raise ConfigError("expected an address to listen at, such as 127.0.0.1:9000 or unix:/run/app.sock")
-        opened: list[socket.socket] = []
-        try:
-            for address in addresses:
-                opened += listener.open_at(address, self._backlog, self._options or SocketOptions())
-        except BaseException:
-            listener.close_listeners(opened)
-            raise
-        return opened
+        return open_all(addresses, self.backlog, self.options)
+
+
+def run_streams(
+    server: str | TCPServer,
+    addresses: Sequence[str],
+    config: ServerConfig,
+    options: SocketOptions,
+    timeout_s: float | None = None,
+) -> None:
+    """Serve a server, or what a name stands for, until it is stopped: as `TCPServer.run` and `penstock tcp` do.
+
+    `options`, and the graceful time-out if there is one, count before the server's own.
+    """
+    logs.configure(level=config.log_level, access_log=False)
+    if config.is_supervised:
+        from .stream_workers import StreamTrade
+        from .supervisor import supervise
+
+        backlog = DEFAULT_BACKLOG if isinstance(server, str) else server.backlog
+        supervise(server, config, StreamTrade(addresses, backlog, options))
+        return
+    found = load_server(server)
+    found.options = found.options.replaced_by(options)
+    found.timeout_graceful_shutdown_s = found.timeout_graceful_shutdown_s if timeout_s is None else timeout_s
+    found.run_here(addresses, config.reactors, config.poller)
+
+
+def load_server(server: str | TCPServer) -> TCPServer:
+    """The server that `module:attribute` names, or that it is. Raises `AppImportError`."""
+    found = importer.load_object(server) if isinstance(server, str) else server
+    if not isinstance(found, TCPServer):
+        raise AppImportError(f"{server}: expected a penstock.TCPServer, got {type(found).__name__}")
+    return found
+
+
+def open_all(
+    addresses: Sequence[str], backlog: int, options: SocketOptions, *, reuse_port: bool = False
+) -> list[socket.socket]:
+    """The listening sockets at all these addresses, or none. Raises `ConfigError` or `AddressError`."""
+    if not addresses:
+        raise ConfigError("expected an address to listen at, such as 127.0.0.1:9000 or unix:/run/app.sock")
+    opened: list[socket.socket] = []
+    try:
+        for address in addresses:
+            opened += listener.open_at(address, backlog, options, reuse_port=reuse_port)
+    except BaseException:
+        listener.close_listeners(opened)
+        raise
+    return opened
 
 
 def running_loop() -> EventLoop:

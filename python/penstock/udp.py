@@ -15,12 +15,14 @@ counted, and told to `on_error`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import errno
 import inspect
 import os
 import socket
 import stat
 import sys
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -28,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from . import _core, logs
+from .config import LogLevel, PollerName, ServerConfig
 from .errors import (
     AddressError,
     AddressForbidden,
@@ -224,8 +227,12 @@ class _Endpoint:
         if not self.gone.done():
             self.gone.set_result(None)
 
-    async def close(self) -> None:
-        """Take no more, send what is queued (for two seconds at most), cancel handlers that still run."""
+    async def close(self, timeout_s: float) -> None:
+        """Take no more, let handlers end within the time, send what is queued (for two seconds at most)."""
+        if self._tasks and timeout_s > 0:
+            self._is_full = False  # So that no end of a handler resumes.
+            self.native.pause()
+            await asyncio.wait(self._tasks, timeout=timeout_s)
         self.native.close()
         await self.gone
         for task in self._tasks:
@@ -261,6 +268,7 @@ class UDPServer:
         max_datagram_bytes: int = MAX_DATAGRAM_BYTES,
         max_queued_bytes: int = 16 << 20,
         max_tasks: int = 1000,
+        timeout_graceful_shutdown_s: float = 10.0,
     ) -> None:
         if not callable(on_datagram):
             raise ConfigError(f"on_datagram: expected a function of (peer, datagram), got {on_datagram!r}")
@@ -272,7 +280,9 @@ class UDPServer:
         self._sessions = sessions or _FORGETFUL
         self._multicast = multicast
         self._limits = _Limits(max_datagram_bytes, max_queued_bytes, max_tasks)
-        self._endpoint: _Endpoint | None = None
+        self.timeout_graceful_shutdown_s = timeout_graceful_shutdown_s
+        # By the thread that each is served in.
+        self._endpoints: dict[int, _Endpoint] = {}
 
     async def start(self, address: str | tuple[Any, ...]) -> None:
         """Open the socket in the running loop. Raises `AddressError` or `SocketOptionRefused`."""
@@ -280,13 +290,14 @@ class UDPServer:
         self.adopt(bind_datagram(address, self.options))
 
     def adopt(self, sock: socket.socket) -> None:
-        """Serve a socket that somebody else has bound. It is the server's from now on."""
-        if self._endpoint is not None:
+        """Serve a socket that somebody else has bound, in this thread. It is the server's from now on."""
+        here = threading.get_ident()
+        if here in self._endpoints:
             sock.close()
             raise RuntimeError("this server is open already: make another for another address")
         try:
             loop = _running_loop()
-            self._endpoint = _Endpoint(
+            self._endpoints[here] = _Endpoint(
                 loop,
                 sock,
                 on_datagram=self._on_datagram,
@@ -299,12 +310,19 @@ class UDPServer:
             if self._multicast is not None:
                 self._set_multicast(self._multicast)
         except BaseException:
-            endpoint, self._endpoint = self._endpoint, None
+            endpoint = self._endpoints.pop(here, None)
             if endpoint is None:
                 sock.close()
             else:
                 endpoint.native.close()
             raise
+
+    def check_shared(self, address: str | tuple[Any, ...]) -> None:
+        """Whether several may serve it side by side. Raises `ConfigError`."""
+        if self._multicast is not None:
+            raise ConfigError("multicast: each of several reactors or workers would get every datagram; have one")
+        if self._sessions is not _FORGETFUL and _written(address).startswith("unix:"):
+            raise ConfigError("sessions at a Unix socket: a peer's datagrams come to any reactor or worker; have one")
 
     def _set_multicast(self, wanted: Multicast) -> None:
         interface = _interface_number(wanted.interface)
@@ -315,9 +333,10 @@ class UDPServer:
 
     @property
     def _open(self) -> _Endpoint:
-        if self._endpoint is None:
-            raise RuntimeError("this server is not open: await start(address) first")
-        return self._endpoint
+        endpoint = self._endpoints.get(threading.get_ident())
+        if endpoint is None:
+            raise RuntimeError("this server is not open in this thread: await start(address) first")
+        return endpoint
 
     @property
     def address(self) -> Any:
@@ -356,40 +375,93 @@ class UDPServer:
         """What the reactor has counted, by name; `datagrams_*` concern its datagram sockets."""
         return self._open.loop.reactor.counters()
 
-    async def close(self) -> None:
-        """Take no more, send what is queued, and end the handlers that still run."""
-        if self._endpoint is not None:
-            endpoint = self._endpoint
-            await endpoint.close()
-            self._endpoint = None
+    async def close(self, timeout_s: float | None = None) -> None:
+        """Take no more, let handlers end within the time, and send what is queued. Handlers that take longer are
+        cancelled."""
+        endpoint = self._endpoints.get(threading.get_ident())
+        if endpoint is not None:
+            await endpoint.close(self.timeout_graceful_shutdown_s if timeout_s is None else timeout_s)
+            self._endpoints.pop(threading.get_ident(), None)
 
     def run(
         self,
         address: str | tuple[Any, ...],
         *,
-        poller: str = "auto",
-        log_level: str = "info",
+        reactors: int = 1,
+        workers: int | Literal["auto"] | None = None,
+        control: str | None = None,
+        poller: PollerName = "auto",
+        log_level: LogLevel = "info",
     ) -> None:
-        """Serve until SIGINT or SIGTERM, on a loop of its own. Raises `PenstockError` for what a user can put right."""
-        from .server import logging_process, stopping_on_signals
+        """Serve until SIGINT or SIGTERM, on loops of its own: on `reactors` threads, or in `workers` processes under a
+        supervisor, which `control` and the signals of docs/workers.md are for.
 
-        async def serve() -> None:
-            stop = asyncio.Event()
-            where = describe(sock)
-            self.adopt(sock)
-            with logging_process(), stopping_on_signals(asyncio.get_running_loop(), stop.set):
-                logs.log_banner([where])
-                await stop.wait()
-                logs.error_logger.info("Shutting down")
-                await self.close()
+        Raises `PenstockError` for what a user can put right.
+        """
+        config = ServerConfig(
+            reactors=reactors, workers=workers, control=control, poller=poller, log_level=log_level,
+            timeout_graceful_shutdown_s=self.timeout_graceful_shutdown_s,
+        )  # fmt: skip
+        run_datagrams(self, address, config, self.options)
 
-        logs.configure(level=log_level, access_log=False)
-        sock = bind_datagram(address, self.options)
+    def run_here(self, address: str | tuple[Any, ...], reactors: int, poller: str) -> None:
+        """In this process, which nobody replaces."""
+        if reactors > 1:
+            self.check_shared(address)
+        sock = bind_datagram(address, self.options, reuse_port=reactors > 1)
         try:
             with asyncio.Runner(loop_factory=lambda: EventLoop(poller)) as runner:
-                runner.run(serve())
+                runner.run(self._serve(sock, reactors, poller))
         finally:
             sock.close()
+
+    async def _serve(self, sock: socket.socket, reactors: int, poller: str) -> None:
+        from .server import end_leftovers, logging_process, stopping_on_signals
+
+        stop = asyncio.Event()
+        with logging_process(), stopping_on_signals(asyncio.get_running_loop(), stop.set):
+            try:
+                if reactors == 1:
+                    await self._serve_here(sock, stop)
+                else:
+                    from .datagram_workers import serve_on_threads
+
+                    await serve_on_threads(self, sock, reactors, poller, stop)
+            finally:
+                await end_leftovers()
+
+    async def _serve_here(self, sock: socket.socket, stop: asyncio.Event) -> None:
+        where = describe(sock)
+        self.adopt(sock)
+        logs.log_banner([where])
+        await stop.wait()
+        logs.error_logger.info("Shutting down")
+        await self.close()
+
+
+def run_datagrams(
+    server: str | UDPServer,
+    address: str | tuple[Any, ...],
+    config: ServerConfig,
+    options: SocketOptions,
+    timeout_s: float | None = None,
+) -> None:
+    """Serve a server, or what a name stands for, until it is stopped: as `UDPServer.run` and `penstock udp` do.
+
+    `options`, and the graceful time-out if there is one, count before the server's own.
+    """
+    from .datagram_workers import DatagramTrade, load_server
+
+    logs.configure(level=config.log_level, access_log=False)
+    if config.is_supervised:
+        from .supervisor import supervise
+
+        supervise(server, dataclasses.replace(config, accept="reuseport"), DatagramTrade(address, options))
+        return
+    found = load_server(server)
+    found.options = found.options.replaced_by(options)
+    found.timeout_graceful_shutdown_s = found.timeout_graceful_shutdown_s if timeout_s is None else timeout_s
+    found.run_here(address, config.reactors, config.poller)
 
 
 class UDPClient:
@@ -529,7 +601,7 @@ class UDPClient:
         """Send what is queued, and close."""
         if self._endpoint is not None:
             endpoint = self._endpoint
-            await endpoint.close()
+            await endpoint.close(0)
             self._endpoint = None
             self._errors.append(ConnectionAbortedError(errno.ECONNABORTED, "the client was closed"))
             while self._waiters:
@@ -543,8 +615,11 @@ class UDPClient:
         await self.close()
 
 
-def bind_datagram(address: str | tuple[Any, ...], options: SocketOptions) -> socket.socket:
-    """A datagram socket bound to an address. Raises `AddressError`, `ConfigError` or `SocketOptionRefused`."""
+def bind_datagram(address: str | tuple[Any, ...], options: SocketOptions, *, reuse_port: bool = False) -> socket.socket:
+    """A datagram socket bound to an address. Raises `AddressError`, `ConfigError` or `SocketOptionRefused`.
+
+    With `reuse_port` it can have twins, unless it is a Unix socket.
+    """
     written = _written(address)
     if written.startswith("unix:"):
         return _bind_unix(written, options)
@@ -552,6 +627,8 @@ def bind_datagram(address: str | tuple[Any, ...], options: SocketOptions) -> soc
     for family, resolved in _look_up(address, passive=True):
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             _prepare(sock, options)
             sock.bind(resolved)
             return sock
@@ -563,6 +640,17 @@ def bind_datagram(address: str | tuple[Any, ...], options: SocketOptions) -> soc
             raise
     assert last is not None, "a name that was found has an address"
     raise last
+
+
+def is_reusable(sock: socket.socket) -> bool:
+    """Whether it can have twins."""
+    is_internet = sock.family in (socket.AF_INET, socket.AF_INET6)
+    return is_internet and sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
+
+
+def bind_twin(sock: socket.socket, options: SocketOptions) -> socket.socket:
+    """Another socket at the same address, which gets its share of the peers."""
+    return bind_datagram(sock.getsockname(), options, reuse_port=True)
 
 
 def _connect_datagram(
@@ -612,9 +700,21 @@ class SocketFile:
 class UnixSocket(socket.socket):
     """A bound Unix datagram socket, which removes its file when it is closed, unless it has let it go."""
 
-    def __init__(self) -> None:
-        super().__init__(socket.AF_UNIX, socket.SOCK_DGRAM)
+    def __init__(self, fileno: int | None = None) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_DGRAM, fileno=fileno)
         self._file: SocketFile | None = None
+
+    @staticmethod
+    def inherit(fd: int) -> socket.socket:
+        """A datagram socket that another process gives away, with its file if it has one."""
+        sock = socket.socket(fileno=fd)
+        if sock.family != socket.AF_UNIX:
+            return sock
+        path = os.fsdecode(sock.getsockname())
+        own = UnixSocket(sock.detach())
+        with suppress(OSError):  # An abstract name, or a file that somebody has removed.
+            own._file = SocketFile(os.path.abspath(path), _identity(path), os.getpid())
+        return own
 
     def bind_name(self, name: str | bytes) -> None:
         self.bind(name)

@@ -16,10 +16,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .. import _core, errors, identity, importer, logs, systemd
+from .. import _core, errors, identity, logs, systemd
 from ..config import ServerConfig
 from ..errors import ConfigError, PenstockError
 from . import worker
@@ -29,6 +28,7 @@ from .cpus import usable_cpus
 from .plan import BackOff, Stage, plan
 from .process import Process, describe_exit, fork
 from .seats import Seats
+from .trade import HttpTrade, Trade
 from .upgrade import Inheritance, Successor
 
 # Room for several generations at once: the ones before are still answering what they hold.
@@ -56,10 +56,10 @@ _SIGNALS = (
 class Supervisor:
     """Runs workers until it is told to stop."""
 
-    def __init__(self, app: str | Callable[..., Any], config: ServerConfig) -> None:
+    def __init__(self, app: Any, config: ServerConfig, trade: Trade | None = None) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise ConfigError("--workers: a supervisor handles signals, and so runs in the main thread alone")
-        self.app, self.config = app, config
+        self.app, self.config, self._trade = app, config, trade or HttpTrade()
         self.wanted = usable_cpus() if config.workers == "auto" else config.workers or 1
         self.generation = self._last_generation = 1
         self.processes: list[Process] = []
@@ -88,14 +88,14 @@ class Supervisor:
         """Raises what kept the first workers from starting."""
         identity.check(self.config)
         self._inheritance = Inheritance.take()
-        self._seats = Seats(self.config, self._inheritance.seats if self._inheritance else None)
+        self._seats = Seats(self._trade, self.config, self._inheritance.seats if self._inheritance else None)
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
             self._names = stack
             if self._inheritance is None:
                 self._take_names()
             if self.config.preload:
-                self.app = importer.load_app(self.app, factory=self.config.factory)
+                self.app = self._trade.load(self.app, self.config)
             # What is there by now is every worker's: the collector need not touch, and so copy, its pages.
             gc.collect()
             gc.freeze()
@@ -379,7 +379,9 @@ class Supervisor:
         ours, theirs = Channel.pair()
         seat = self._free_seat()
         listeners = self._seats.of(seat)
-        place = worker.Place(self._scoreboard, slot, self.generation, theirs, self.app, listeners, self.config)
+        place = worker.Place(
+            self._scoreboard, slot, self.generation, theirs, self._trade, self.app, listeners, self.config
+        )
         pid = fork(lambda: self._be_worker(place, ours))
         theirs.close()
         process = Process(
