@@ -1,4 +1,4 @@
-"""A stream server on several processes: the supervisor's workers, each with an event loop and a `TCPServer`'s handlers."""
+"""A stream server on several processes: the supervisor's workers, each with an event loop and its handlers."""
 
 from __future__ import annotations
 

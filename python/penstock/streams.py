@@ -270,8 +270,8 @@ class TCPServer:
     ) -> None:
         """Serve at these addresses (`host:port`, `unix:/path`) until SIGINT or SIGTERM.
 
-        On `reactors` threads, or in `workers` processes under a supervisor, which `control`, `accept` and the signals of
-        docs/workers.md are for.
+        On `reactors` threads, or in `workers` processes under a supervisor, which `control`, `accept` and the signals
+        of docs/workers.md are for.
         """
         config = ServerConfig(
             reactors=reactors, workers=workers, accept=accept, control=control, poller=poller, log_level=log_level,

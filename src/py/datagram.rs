@@ -27,7 +27,7 @@ use crate::net::{SocketAddress, UnixAddress, local_address};
 use crate::server::udp::{EndpointId, EndpointSettings, Event, Inbox, PeerEnd, SendRefused, SessionLimits};
 
 /// Datagrams between two looks at the clock.
-const BETWEEN_LOOKS: u32 = 16;
+const BETWEEN_LOOKS: u64 = 16;
 /// Tags of peers that are in no table begin here; those of the others are tokens, whose generations stay far below.
 const FIRST_FREE_TAG: u64 = 1 << 63;
 
@@ -57,8 +57,8 @@ struct Handlers {
     on_gone: Py<PyAny>,
 }
 
-/// Run what waits for endpoints' owners, within the budget.
-pub(super) fn run(reactor: &Reactor, py: Python<'_>) -> PyResult<()> {
+/// Run what waits for endpoints' owners, within the budget, and count it.
+pub(super) fn run(reactor: &Reactor, py: Python<'_>, ran: &mut u64) -> PyResult<()> {
     if !reactor.with(|inner| inner.event_loop.service.udp.has_events())? {
         return Ok(());
     }
@@ -70,7 +70,7 @@ pub(super) fn run(reactor: &Reactor, py: Python<'_>) -> PyResult<()> {
         })?;
         let Some((id, mut inbox, endpoint)) = taken else { return Ok(()) };
         let outcome = match endpoint {
-            Some(endpoint) => DatagramEndpoint::run(endpoint.bind(py), &mut inbox, began),
+            Some(endpoint) => DatagramEndpoint::run(endpoint.bind(py), &mut inbox, began, ran),
             None => Ok(()),
         };
         let is_over = reactor.with(|inner| {
@@ -90,9 +90,8 @@ pub(super) fn run(reactor: &Reactor, py: Python<'_>) -> PyResult<()> {
 
 impl DatagramEndpoint {
     /// Run an inbox's events, until the budget is used up or somebody pauses.
-    fn run(slf: &Bound<'_, Self>, inbox: &mut Inbox, began: Instant) -> PyResult<()> {
+    fn run(slf: &Bound<'_, Self>, inbox: &mut Inbox, began: Instant, ran: &mut u64) -> PyResult<()> {
         let this = slf.get();
-        let mut seen = 0_u32;
         while !this.is_paused.load(Ordering::Relaxed) {
             let Some(event) = inbox.next_event() else { return Ok(()) };
             match event {
@@ -103,8 +102,8 @@ impl DatagramEndpoint {
                 Event::Datagram { .. } => {}
                 event => Self::tell(slf, event)?,
             }
-            seen += 1;
-            if seen.is_multiple_of(BETWEEN_LOOKS) && began.elapsed() >= ATTACHED_BUDGET {
+            *ran += 1;
+            if ran.is_multiple_of(BETWEEN_LOOKS) && began.elapsed() >= ATTACHED_BUDGET {
                 return Ok(());
             }
         }

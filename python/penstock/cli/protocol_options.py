@@ -19,5 +19,5 @@ def add_settings(command: click.Command, *, without: str = "") -> None:
 
 def config_of(written: dict[str, Any]) -> ServerConfig:
     """Raises `ConfigError`."""
-    given = {name: SETTINGS[name].parse(text) for name, text in written.items() if text is not None}
+    given: dict[str, Any] = {name: SETTINGS[name].parse(text) for name, text in written.items() if text is not None}
     return ServerConfig(**given)

@@ -1,4 +1,4 @@
-"""A trade is what workers do: how it listens, what it loads, and what serves. The supervisor knows nothing more of it."""
+"""A trade is what workers do: how it listens, what it loads, who serves. The supervisor knows nothing more of it."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ def _serve(place: Place) -> int:
     try:
         identity.become(place.config)
         app = place.trade.load(place.app, place.config)
-        with asyncio.Runner(loop_factory=lambda: EventLoop(place.config.poller)) as runner:
+        loop_factory = lambda: EventLoop(place.config.poller, place.scoreboard, place.slot)  # noqa: E731
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(_main(place, app))
     except PenstockError as error:
         place.channel.send(
@@ -112,7 +113,7 @@ async def _main(place: Place, app: Any) -> None:
 
 
 class Supervised(ABC):
-    """What any worker is to its supervisor: it can be told to retire or to stop, and it tells that it is ready, and alive."""
+    """What any worker is to its supervisor: told to retire or to stop; telling that it is ready, and alive."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
