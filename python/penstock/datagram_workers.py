@@ -7,6 +7,7 @@ A Unix socket cannot be had twice: all take from the one, and none of them can h
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -52,7 +53,9 @@ async def serve_on_threads(server: UDPServer, sock: socket, reactors: int, polle
 
 
 def _another(sock: socket, options: SocketOptions) -> socket:
-    return bind_twin(sock, options) if is_reusable(sock) else sock.dup()
+    if is_reusable(sock):
+        return bind_twin(sock, options)
+    return socket(sock.family, sock.type, sock.proto, fileno=os.dup(sock.fileno()))
 
 
 @dataclass(frozen=True)

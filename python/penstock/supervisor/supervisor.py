@@ -592,4 +592,7 @@ def _error_of(process: Process, why: str) -> PenstockError:
         return errors.StartupError(f"worker [{process.pid}] {why} while it started")
     kind = getattr(errors, str(process.failure["kind"]), PenstockError)
     details = process.failure["details"]
-    return kind(str(process.failure["message"]), details=None if details is None else str(details))
+    # Its message is whole already: some kinds make it of parts.
+    error = kind.__new__(kind)
+    PenstockError.__init__(error, str(process.failure["message"]), details=None if details is None else str(details))
+    return error
