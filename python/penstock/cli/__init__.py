@@ -25,6 +25,7 @@ COMMANDS = {
     "ctl": "ctl",
     "tune": "tune",
     "bench": "bench",
+    "top": "top",
 }
 
 EXIT_USAGE = 2
