@@ -4,6 +4,7 @@
 //! Every datagram that does not leave is told, by a [`SendFailure`].
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::{io, mem, ptr};
 
@@ -19,10 +20,14 @@ const MAX_CALLS: usize = 16;
 const MAX_SEGMENTS: usize = 64;
 /// Their bytes together, which must be less than an IP packet can hold.
 const MAX_SEGMENTED_BYTES: usize = 65_000;
+/// What is worth sorting by whom it goes to: it is copied.
+const MAX_REGROUPED: usize = 1_024;
+const MAX_REGROUPED_BYTES: usize = 256 * 1024;
 /// A segment must fit the path's packets, and nearly every path has these.
 const MAX_SEGMENT_BYTES: usize = 1_400;
 
 /// Where a run of datagrams goes.
+#[derive(Clone)]
 pub struct Destination {
     /// `None`: to whom the socket is connected.
     name: Option<RawAddress>,
@@ -39,6 +44,14 @@ impl Destination {
     pub fn peer(peer: &PeerAddress, tag: u64) -> io::Result<Self> {
         Ok(Destination { name: Some(RawAddress::try_from(&peer.address)?), local: peer.local, tag })
     }
+}
+
+/// Datagrams one after the other to the same destination.
+struct Stretch {
+    tag: u64,
+    destination: u32,
+    entries: Range<usize>,
+    bytes: Range<usize>,
 }
 
 #[derive(Clone, Copy)]
@@ -124,6 +137,47 @@ impl Outbox {
         (self.sent_entries, self.sent_bytes) = (0, 0);
     }
 
+    /// Bring what goes to one peer together, so that it leaves as one: answers to a turn's datagrams are in the order in
+    /// which those came. Each peer's own order stays.
+    fn regroup(&mut self, scratch: &mut Scratch) {
+        let is_worth_it = self.destinations.len() > 2 && self.singly_until <= self.sent_entries && !self.tried_again;
+        if !is_worth_it || self.len() > MAX_REGROUPED || self.bytes() > MAX_REGROUPED_BYTES {
+            return;
+        }
+        self.stretches(&mut scratch.stretches);
+        scratch.stretches.sort_by_key(|stretch| stretch.tag);
+        scratch.clear();
+        for stretch in &scratch.stretches {
+            if scratch.destinations.last().is_none_or(|last| last.tag != stretch.tag) {
+                scratch.destinations.push(self.destinations[stretch.destination as usize].clone());
+            }
+            let destination = (scratch.destinations.len() - 1) as u32;
+            let entries = self.entries[stretch.entries.clone()].iter();
+            scratch.entries.extend(entries.map(|entry| Entry { destination, ..*entry }));
+            scratch.bytes.extend_from_slice(&self.bytes[stretch.bytes.clone()]);
+        }
+        mem::swap(&mut self.destinations, &mut scratch.destinations);
+        mem::swap(&mut self.entries, &mut scratch.entries);
+        mem::swap(&mut self.bytes, &mut scratch.bytes);
+        (self.sent_entries, self.sent_bytes, self.singly_until) = (0, 0, 0);
+    }
+
+    fn stretches(&self, found: &mut Vec<Stretch>) {
+        found.clear();
+        let mut end = self.sent_bytes;
+        for (at, entry) in self.entries.iter().enumerate().skip(self.sent_entries) {
+            let start = end;
+            end += entry.bytes as usize;
+            match found.last_mut().filter(|last| last.destination == entry.destination) {
+                Some(last) => (last.entries.end, last.bytes.end) = (at + 1, end),
+                None => {
+                    let (destination, tag) = (entry.destination, self.destinations[entry.destination as usize].tag);
+                    found.push(Stretch { tag, destination, entries: at..at + 1, bytes: start..end });
+                }
+            }
+        }
+    }
+
     /// How many entries from `at` on can leave as one.
     fn run(&self, at: usize, may_segment: bool) -> usize {
         let first = self.entries[at];
@@ -162,6 +216,23 @@ pub enum FlushEnd {
     Share,
 }
 
+/// Where an outbox is sorted.
+#[derive(Default)]
+struct Scratch {
+    stretches: Vec<Stretch>,
+    destinations: Vec<Destination>,
+    entries: Vec<Entry>,
+    bytes: Vec<u8>,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.destinations.clear();
+        self.entries.clear();
+        self.bytes.clear();
+    }
+}
+
 /// The arrays of `sendmmsg`, for any socket.
 pub struct Sender {
     headers: Box<[libc::mmsghdr; MAX_MESSAGES]>,
@@ -170,6 +241,7 @@ pub struct Sender {
     /// Entries that each message of the call is made of.
     runs: [usize; MAX_MESSAGES],
     failures: Vec<SendFailure>,
+    scratch: Scratch,
     /// Datagrams that have left.
     pub sent: u64,
     /// Their bytes.
@@ -189,6 +261,7 @@ impl Default for Sender {
             controls: Box::new([Written::EMPTY; MAX_MESSAGES]),
             runs: [0; MAX_MESSAGES],
             failures: Vec::new(),
+            scratch: Scratch::default(),
             sent: 0,
             sent_bytes: 0,
         }
@@ -208,6 +281,9 @@ impl Sender {
     /// Offer what waits to the kernel. `gso` is turned off when the path turns out not to have it.
     pub fn flush(&mut self, socket: impl AsFd, outbox: &mut Outbox, connected: bool, gso: &mut bool) -> FlushEnd {
         let fd = socket.as_fd().as_raw_fd();
+        if *gso {
+            outbox.regroup(&mut self.scratch);
+        }
         for _ in 0..MAX_CALLS {
             if outbox.is_empty() {
                 return FlushEnd::Empty;
@@ -360,6 +436,61 @@ mod tests {
                 sizes.iter().enumerate().map(|(number, &size)| vec![number as u8; size]).collect();
             assert_eq!(received(&other), expected);
             assert_eq!((sender.sent, sender.has_failures()), (sizes.len() as u64, false));
+        }
+    }
+
+    #[test]
+    fn what_goes_to_one_peer_leaves_together_and_in_its_order() {
+        let (one, first, first_peer) = pair();
+        let (_, second, second_peer) = pair();
+        prepare(&one).unwrap();
+        let mut outbox = Outbox::default();
+        for number in 0..6_u8 {
+            let (tag, peer) = [(1, &first_peer), (2, &second_peer)][usize::from(number % 2)];
+            outbox.push(&[number; 64], tag, || Destination::peer(peer, tag)).unwrap();
+        }
+        outbox.regroup(&mut Scratch::default());
+        assert_eq!((outbox.run(0, true), outbox.run(3, true), outbox.len(), outbox.bytes()), (3, 3, 6, 6 * 64));
+        assert_eq!(Sender::default().flush(&one, &mut outbox, false, &mut true), FlushEnd::Empty);
+        for (socket, numbers) in [(first, [0, 2, 4]), (second, [1, 3, 5])] {
+            socket.set_nonblocking(true).unwrap();
+            assert_eq!(received(&socket), numbers.map(|number| vec![number; 64]));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn regrouping_loses_nothing_and_keeps_each_peers_order(
+            pushed in prop::collection::vec((0_u64..4, 0_usize..5), 0..60),
+            sent in 0_usize..10,
+        ) {
+            let (_, _, peer) = pair();
+            let mut outbox = Outbox::default();
+            for (number, (tag, size)) in pushed.iter().enumerate() {
+                outbox.push(&vec![number as u8; *size], *tag, || Destination::peer(&peer, *tag)).unwrap();
+            }
+            outbox.advance(sent.min(outbox.len()));
+            let waiting = |outbox: &Outbox, tag: u64| {
+                let (mut at, mut found) = (outbox.sent_bytes, Vec::new());
+                for entry in &outbox.entries[outbox.sent_entries..] {
+                    let end = at + entry.bytes as usize;
+                    if outbox.destinations[entry.destination as usize].tag == tag {
+                        found.push(outbox.bytes[at..end].to_vec());
+                    }
+                    at = end;
+                }
+                found
+            };
+            let before: Vec<_> = (0..4).map(|tag| waiting(&outbox, tag)).collect();
+            let (len, bytes) = (outbox.len(), outbox.bytes());
+            outbox.regroup(&mut Scratch::default());
+            prop_assert_eq!((outbox.len(), outbox.bytes()), (len, bytes));
+            // As `compact` relies on.
+            prop_assert!(outbox.entries[outbox.sent_entries..].is_sorted_by_key(|entry| entry.destination));
+            prop_assert_eq!((0..4).map(|tag| waiting(&outbox, tag)).collect::<Vec<_>>(), before);
+            // What follows goes on as ever.
+            outbox.push(b"more", 9, || Destination::peer(&peer, 9)).unwrap();
+            prop_assert_eq!(waiting(&outbox, 9), vec![b"more".to_vec()]);
         }
     }
 
