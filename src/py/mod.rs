@@ -33,9 +33,9 @@ mod _core {
     #[pymodule_export]
     use super::asgi::{AsgiServer, HttpCycle};
     #[pymodule_export]
-    use super::datagram::{DatagramEndpoint, DatagramPeer};
-    #[pymodule_export]
     use super::crowd::Crowd;
+    #[pymodule_export]
+    use super::datagram::{DatagramEndpoint, DatagramPeer};
     #[pymodule_export]
     use super::load::{run_http_load, run_tcp_load, run_udp_load};
     #[pymodule_export]
