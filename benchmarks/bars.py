@@ -86,6 +86,8 @@ BARS = (
     Bar("starlette", "cost_us", "uvicorn costs at least 1.5x", "uvicorn", "penstock", at_least=1.5, aim=1.8),
     Bar("post", "cost_us", "uvicorn costs at least 1.8x", "uvicorn", "penstock", at_least=1.8, aim=2.5),
     Bar("fastapi", "cost_us", "uvicorn costs at least 1.1x", "uvicorn", "penstock", at_least=1.1, aim=1.15),
+    Bar("udp", "cost_us", "uvloop costs at least 3x for a datagram of 64 bytes", "uvloop", "penstock", at_least=3.0),
+    Bar("udp in runs", "cost_us", "uvloop costs at least 3x, sent in runs", "uvloop", "penstock", at_least=3.0),
     Bar("framed", "frame_us", "uvloop costs at least 3x", "uvloop", "penstock-stream", at_least=3.0),
     Bar("broadcast", "delivery_us", "uvloop costs at least 5x", "uvloop", "penstock-stream", at_least=5.0),
     Bar("idle", "bytes_per_connection", "user bytes per connection: at most 300", at_most=300, aim=160),

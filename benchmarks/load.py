@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from measure import BenchError
-from penstock._core import run_http_load
+from penstock._core import run_http_load, run_udp_load
 
 CONNECTIONS = 64
 
@@ -91,3 +91,36 @@ def check_echo(target: Target, found: Mapping[str, Any]) -> None:
     expected = target.body_bytes * found["answers"]
     if target.body_bytes and found["body_bytes"] != expected:
         raise BenchError(f"expected {expected} bytes echoed in {found['answers']} answers, got {found['body_bytes']}")
+
+
+@dataclass(frozen=True)
+class UdpLoad:
+    """What a run found: echoes, and datagrams without one."""
+
+    answers: int
+    rate: float
+    lost: int
+    latency_us: dict[str, float]
+
+
+def udp_load(port: int, *, flows: int, window: int, datagram_bytes: int, in_runs: bool, seconds: float) -> UdpLoad:
+    """Load the echo server on this port. Raises BenchError if what comes back is not what was sent."""
+    try:
+        found: Mapping[str, Any] = run_udp_load(
+            "127.0.0.1",
+            port,
+            connections=flows,
+            pipeline=window,
+            size=datagram_bytes,
+            gso=in_runs,
+            duration_s=seconds,
+        )
+    except ConnectionError as error:
+        raise BenchError(str(error)) from error
+    lost = found["targets"][0]["errors"]["timed_out"]
+    if found["errors"] > lost:
+        check_errors(found)
+    if not found["answers"]:
+        raise BenchError(f"no echo at all within {seconds:g} s")
+    latency_us = cast("dict[str, float]", found["latency_us"])
+    return UdpLoad(found["answers"], found["rate"], lost, latency_us)

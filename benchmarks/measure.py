@@ -79,7 +79,7 @@ def running(server: Server, directory: Path, cpu: int | None) -> Generator[Runni
             start_new_session=True,
         )
     try:
-        wait_until_ready(process, port, log_path, answers if server.speaks_http else listens)
+        wait_until_ready(process, port, log_path, {"http": answers, "tcp": listens, "udp": echoes}[server.speaks])
         yield Running(server.name, port, process.pid)
     except BenchError as error:
         # A server that dies under load shows as broken connections first.
@@ -122,6 +122,17 @@ def answers(port: int) -> bool:
         return False
     finally:
         connection.close()
+
+
+def echoes(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(1.0)
+        try:
+            sock.connect(("127.0.0.1", port))
+            sock.send(b"there?")
+            return sock.recv(64) == b"there?"
+        except OSError:
+            return False
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -12,11 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from peers import Peers
 
 HERE = Path(__file__).resolve().parent
 KEEP_ALIVE_S = 600
+# An application that is a program of its own, and no web server's.
+UDP_ECHO = "examples/udp_echo.py"
 # More than any work opens; the servers' own defaults would refuse the idle work.
 MOST_CONNECTIONS = 19_000
 
@@ -48,7 +51,8 @@ class Server:
     launch: Callable[[int, Path], Launch]
     # Why it cannot be measured here; None if it can.
     missing: str | None = None
-    speaks_http: bool = True
+    # What tells that it is ready: a GET answered with 200, a connection, or a datagram that comes back.
+    speaks: Literal["http", "tcp", "udp"] = "http"
 
 
 class Servers:
@@ -61,6 +65,8 @@ class Servers:
 
     def get(self, name: str, app: str) -> Server:
         """The server called `name`, to run `app` (module:attribute) where it runs applications."""
+        if app == UDP_ECHO:
+            return {"penstock": self._penstock_udp, "uvloop": self._uvloop_udp}[name](name)
         make = {
             "penstock": self._penstock,
             "nginx": self._nginx,
@@ -89,6 +95,19 @@ class Servers:
 
         missing = None if self.penstock_command.exists() else f"no {self.penstock_command}: run make build"
         return Server(name, launch, missing)
+
+    def _penstock_udp(self, name: str) -> Server:
+        def launch(port: int, directory: Path) -> Launch:
+            return Launch([sys.executable, str(HERE.parent / UDP_ECHO), "--port", str(port)])
+
+        return Server(name, launch, speaks="udp")
+
+    def _uvloop_udp(self, name: str) -> Server:
+        def launch(port: int, directory: Path) -> Launch:
+            return Launch([str(self.peers.python), str(HERE / "uvloop_udp.py"), str(port)])
+
+        missing = None if "uvloop" in self.peers.versions() else "uvloop is not installed"
+        return Server(name, launch, missing, speaks="udp")
 
     def _frameworks_of_peers(self, app: str) -> dict[str, str]:
         site_packages = self.peers.site_packages() if app.startswith("framework_apps:") else None
@@ -138,7 +157,7 @@ class Servers:
         def launch(port: int, directory: Path) -> Launch:
             return Launch([str(python), str(HERE / "stream_apps.py"), kind, app, str(port)])
 
-        return Server(name, launch, missing, speaks_http=False)
+        return Server(name, launch, missing, speaks="tcp")
 
     def _peer(self, name: str, command: str, arguments: Callable[[int], list[str]]) -> Server:
         path = self.peers.bin / command

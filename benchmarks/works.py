@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from load import CONNECTIONS, Target, http_load
+from load import CONNECTIONS, Target, UdpLoad, http_load, udp_load
 from measure import BenchError, Running
+from servers import UDP_ECHO
 from stream_load import Audience, framed_echo
 
 Figures = dict[str, float]
@@ -43,6 +44,7 @@ METRICS = {
     "slow_p50_ms": Metric("p50 of the slow, ms", 1),
     "slow_rate": Metric("slow answers/s", 1),
     "connections": Metric("connections held", 0),
+    "lost_percent": Metric("datagrams lost, %", 3),
     "idle_cpu_percent": Metric("idle CPU, % of a core", 2),
 }
 
@@ -96,6 +98,37 @@ def measure_load(server: Running, targets: list[Target], rate: float | None, eff
         "p99_us": latency["p99"],
         "p99_9_us": latency["p99_9"],
         "max_us": latency["max"],
+    }
+
+
+# What the smallest buffer of a server has room for, so that nothing has to be lost.
+UDP_FLOWS, UDP_WINDOW, UDP_BYTES = 16, 8, 64
+# Each datagram is a packet of its own; or what a client sends together leaves as one (GSO).
+UDP_SINGLE, UDP_RUNS = Case("udp"), Case("udp in runs")
+
+
+def measure_udp(server: Running, case: Case, effort: Effort) -> Figures:
+    """Datagrams of 64 bytes: CPU time of the server for each echo."""
+
+    def load(seconds: float) -> UdpLoad:
+        return udp_load(
+            server.port,
+            flows=UDP_FLOWS,
+            window=UDP_WINDOW,
+            datagram_bytes=UDP_BYTES,
+            in_runs=case is UDP_RUNS,
+            seconds=seconds,
+        )
+
+    load(effort.warm_up_s)
+    before_s = server.cpu_seconds()
+    found = load(effort.seconds)
+    return {
+        "cost_us": (server.cpu_seconds() - before_s) / found.answers * 1e6,
+        "rate": found.rate,
+        "p50_us": found.latency_us["p50"],
+        "p99_us": found.latency_us["p99"],
+        "lost_percent": 100 * found.lost / (found.answers + found.lost),
     }
 
 
@@ -274,6 +307,14 @@ WORKS = {
             measure_fairness,
             (Case("fairness"),),
             plotted=("fast_p99_ms",),
+        ),
+        Work(
+            "udp",
+            "UDP echo of 64 bytes through a handler, 16 clients with 8 datagrams under way each",
+            UDP_ECHO,
+            ("penstock", "uvloop"),
+            measure_udp,
+            (UDP_SINGLE, UDP_RUNS),
         ),
         Work(
             "framed",

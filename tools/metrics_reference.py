@@ -21,7 +21,7 @@ may read, and nobody can do more than that. To let another machine read, name an
 (`--metrics-bind 10.0.0.5:9090`), a socket (`unix:/run/app/metrics`), or put a proxy in front. Without the setting
 nothing listens, and nothing is measured that would need the clock.
 
-`penstock tcp` has the setting, too, and `TCPServer.run(..., metrics_bind="9090")`.
+`penstock tcp` and `penstock udp` have the setting, too, and `TCPServer.run(..., metrics_bind="9090")`.
 
 | what | for whom |
 | --- | --- |

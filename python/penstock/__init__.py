@@ -17,11 +17,16 @@ if TYPE_CHECKING:
         AddressForbidden,
         AddressInUse,
         AddressUnavailable,
+        AmplificationLimited,
         AppImportError,
         ConfigError,
         ConnectFailed,
         ConnectionClosed,
+        DatagramError,
+        DatagramQueueFull,
+        DatagramTooLong,
         FrameError,
+        PeerGone,
         PenstockError,
         SendBufferFull,
         SocketOptionRefused,
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from .static import StaticMount
     from .stream_client import Reconnect, TCPClient
     from .streams import CloseReason, Connection, Group, Heartbeat, StreamLimits, TCPServer
+    from .udp import Multicast, Peer, Sessions, UDPClient, UDPServer
 
     __version__: str
 
@@ -64,6 +70,16 @@ _HOMES = {
     "AddressInUse": "errors",
     "AddressForbidden": "errors",
     "AddressUnavailable": "errors",
+    "AmplificationLimited": "errors",
+    "DatagramError": "errors",
+    "DatagramQueueFull": "errors",
+    "DatagramTooLong": "errors",
+    "PeerGone": "errors",
+    "Multicast": "udp",
+    "Peer": "udp",
+    "Sessions": "udp",
+    "UDPClient": "udp",
+    "UDPServer": "udp",
 }
 
 __all__ = [
@@ -71,20 +87,28 @@ __all__ = [
     "AddressForbidden",
     "AddressInUse",
     "AddressUnavailable",
+    "AmplificationLimited",
     "AppImportError",
     "CloseReason",
     "ConfigError",
     "ConnectFailed",
     "Connection",
     "ConnectionClosed",
+    "DatagramError",
+    "DatagramQueueFull",
+    "DatagramTooLong",
     "EventLoop",
     "FrameError",
     "Group",
     "Heartbeat",
+    "Multicast",
+    "Peer",
+    "PeerGone",
     "PenstockError",
     "Reconnect",
     "SendBufferFull",
     "ServerConfig",
+    "Sessions",
     "SocketOptionRefused",
     "SocketOptions",
     "StartupError",
@@ -92,6 +116,8 @@ __all__ = [
     "StreamLimits",
     "TCPClient",
     "TCPServer",
+    "UDPClient",
+    "UDPServer",
     "__version__",
     "run",
 ]

@@ -1,7 +1,7 @@
 """Penstock's data plane: what of the binary module Python may use. Made by hand; a test holds it against the binary."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, TypedDict, final
 
@@ -530,6 +530,7 @@ def run_udp_load(
     size: int = 64,
     connections: int = 16,
     pipeline: int = 1,
+    gso: bool = False,
     rate: float | None = None,
     duration_s: float = 3.0,
     warm_up_s: float = 0.0,
@@ -539,7 +540,7 @@ def run_udp_load(
     """Load the UDP server at `host:port`, which is to send each datagram of `size` bytes back.
 
     The rest is as in `run_http_load`, of sockets; a datagram that has not come back within the timeout is lost, and
-    counts as timed out.
+    counts as timed out. With `gso` what a socket sends at once leaves as one where it can; else each is a packet.
     """
 
 class CrowdReport(TypedDict):
@@ -612,6 +613,133 @@ def set_socket_option(fd: int, name: str, value: bool | int | str) -> None:
 
 def get_socket_option(fd: int, name: str) -> bool | int | str:
     """What one option of a socket is; False for a time that is off. Raises ValueError or OSError."""
+
+@final
+class DatagramEndpoint:
+    """A datagram socket of a reactor. `UDPServer` and `UDPClient` are made of it."""
+
+    def __new__(
+        cls,
+        reactor: Reactor,
+        fd: int,
+        *,
+        on_datagram: Callable[[DatagramPeer, bytes], Any],
+        on_open: Callable[[DatagramPeer], Any] | None,
+        on_close: Callable[[DatagramPeer, str], Any] | None,
+        on_error: Callable[[DatagramPeer | None, Exception], Any],
+        on_coroutine: Callable[[DatagramPeer, Coroutine[Any, Any, Any]], Any],
+        on_drained: Callable[[], Any],
+        on_gone: Callable[[], Any],
+        max_datagram_bytes: int,
+        max_queued_bytes: int,
+        idle_timeout_s: float,
+        max_peers: int,
+        evicts: bool,
+        amplification: int | None,
+    ) -> DatagramEndpoint:
+        """Serve a bound or connected datagram socket. The descriptor is duplicated: the caller keeps its own.
+
+        Raises OSError for anything else.
+        """
+
+    def send(self, datagram: bytes | bytearray | memoryview, peer: DatagramPeer) -> None:
+        """Queue a datagram for a peer; it leaves with this turn. Raises a `penstock.DatagramError`, or ValueError."""
+
+    def peer_at(self, address: str) -> DatagramPeer:
+        """Somebody at an address, heard of or not. Raises ValueError for what is none."""
+
+    @property
+    def peer(self) -> DatagramPeer | None:
+        """Whom the socket is connected to."""
+
+    def pause(self) -> None:
+        """Hand no more datagrams over, and receive none, until `resume`."""
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+
+    def close(self) -> None:
+        """Receive no more, send what is queued, and go; `on_gone` is called at the end."""
+
+    def want_drained(self) -> None:
+        """Call `on_drained` once little is left to be sent."""
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait to be sent."""
+
+    @property
+    def max_sent_bytes(self) -> int:
+        """Bytes that one datagram may have on its way out."""
+
+    @property
+    def known_peers(self) -> int:
+        """Peers known."""
+
+    def set_membership(self, group: str, interface: int, joined: bool) -> None:
+        """Join a multicast group on an interface (its number; 0: the one that routing finds), or leave it.
+
+        Raises ValueError for what is no group, and OSError where the kernel refuses.
+        """
+
+    def set_multicast(self, hops: int | None, looped: bool | None, interface: int | None) -> None:
+        """How far multicast datagrams go, whether to this machine, too, and through which interface."""
+
+    @property
+    def address(self) -> Any:
+        """Where it is bound, in the form of the socket module."""
+
+@final
+class DatagramPeer:
+    """Somebody that datagrams come from and go to: `penstock.Peer`. Only an endpoint makes them."""
+
+    def __repr__(self) -> str:
+        """With its address."""
+
+    def send(self, datagram: bytes | bytearray | memoryview) -> None:
+        """Queue a datagram for this peer; it leaves with this turn, from the address that the peer sent to.
+
+        Raises `DatagramTooLong`, `DatagramQueueFull`, `AmplificationLimited` or `PeerGone`.
+        """
+
+    @property
+    def address(self) -> Any:
+        """Where it is, in the form of the socket module: (host, port), or a Unix socket's path, or None."""
+
+    @property
+    def local_host(self) -> str | None:
+        """The address of this machine that it sent to, where the socket is bound to all of them."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether it is known to be where it says: then the amplification limit is no more. May be set."""
+
+    @verified.setter
+    def verified(self, verified: bool) -> None:
+        """It has proved its address, or not."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its session goes on."""
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that came from it, in this session."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that were sent to it, in this session."""
+
+    @property
+    def state(self) -> Any:
+        """Whatever the program wants to remember of this peer. May be set."""
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        """Remember something of this peer."""
+
+    def close(self) -> None:
+        """End its session. What it sends later begins another."""
 
 @final
 class StreamServer:

@@ -964,3 +964,18 @@ def variable_of(known: Setting, environment: Mapping[str, str]) -> str | None:
     """The variable that gives this setting, if one does."""
     variables = (known.variable, known.other_variable)
     return next((variable for variable in variables if variable and environment.get(variable)), None)
+
+
+PROTOCOL_SETTINGS = (
+    "reactors",
+    "workers",
+    "accept",
+    "timeout_graceful_shutdown_s",
+    "control",
+    "poller",
+    "metrics_bind",
+    "slow_callback_s",
+    "log_level",
+    "app_dir",
+)
+"""What servers of protocols of one's own have, too."""

@@ -77,6 +77,26 @@ class AddressUnavailable(AddressError):
     """The address is not this machine's, or no address at all."""
 
 
+class DatagramError(PenstockError):
+    """A datagram was not taken, or not sent."""
+
+
+class DatagramTooLong(DatagramError):
+    """It has more bytes than its kind of socket, or its receiver, takes."""
+
+
+class DatagramQueueFull(DatagramError):
+    """As much as may wait to be sent waits already."""
+
+
+class AmplificationLimited(DatagramError):
+    """A peer that has not proved its address would get too much for what it sent."""
+
+
+class PeerGone(DatagramError):
+    """The peer's session, or the socket, has ended."""
+
+
 class FrameError(PenstockError):
     """A peer sent what is no frame of its protocol, or a frame cannot be sent. `kind`: "too_long", "malformed" or
     "truncated"."""

@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -88,7 +88,7 @@ def open_listeners(config: ServerConfig) -> list[socket.socket]:
     Sockets that systemd has handed over are listened on in place of a host and port. Raises `AddressError` or one of
     its kinds, and then leaves nothing open.
     """
-    options = _options(config.socket_option)
+    options = options_of(config.socket_option)
     listeners: list[socket.socket] = []
     handed_over = systemd.take_sockets() if config.fd is None else []
     try:
@@ -127,7 +127,7 @@ def try_addresses(config: ServerConfig) -> None:
 
     Raises `AddressError`; not for an address in use, which the server about to be replaced may have.
     """
-    options = _options(config.socket_option)
+    options = options_of(config.socket_option)
     beside = [] if config.metrics_bind is None else [bind.parse_local(config.metrics_bind)]
     for place in [*places(config), *beside]:
         with suppress(AddressInUse):
@@ -155,7 +155,7 @@ def open_place(place: bind.Place, backlog: int, options: SocketOptions) -> list[
     return _listen_at(place, backlog, options, reuse_port=False)
 
 
-def open_at(address: str, backlog: int, options: SocketOptions) -> list[socket.socket]:
+def open_at(address: str, backlog: int, options: SocketOptions, *, reuse_port: bool = False) -> list[socket.socket]:
     """The listening sockets at `host:port` (an empty host is every address of the machine) or `unix:/path`.
 
     Raises `ConfigError` for what is no address, otherwise as `open_listeners` does.
@@ -163,7 +163,7 @@ def open_at(address: str, backlog: int, options: SocketOptions) -> list[socket.s
     if address.startswith("unix:"):
         return [_listen_unix(address.removeprefix("unix:"), backlog, options)]
     host, port = host_and_port(address)
-    return _listen_tcp(host, port, backlog, options)
+    return _listen_tcp(host, port, backlog, options, reuse_port=reuse_port)
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -177,7 +177,8 @@ def host_and_port(address: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def _options(written: tuple[str, ...]) -> SocketOptions:
+def options_of(written: Sequence[str]) -> SocketOptions:
+    """What a config sets on its listeners. Raises `ConfigError`."""
     options = SocketOptions.parse(written)
     if options.no_delay is False:
         # A response leaves whole, with one call: Nagle's algorithm could only delay its last segment.
@@ -228,11 +229,11 @@ def is_reusable(listener: socket.socket) -> bool:
     return is_internet and listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 1
 
 
-def open_twin(listener: socket.socket, config: ServerConfig) -> socket.socket:
+def open_twin(listener: socket.socket, backlog: int, options: SocketOptions) -> socket.socket:
     """Another listener of the same address, which gets its share of the connections. Raises `AddressError`."""
-    address, options = listener.getsockname(), _options(config.socket_option)
+    address = listener.getsockname()
     try:
-        return _bind_tcp(listener.family, address, config.backlog, options, reuse_port=True)
+        return _bind_tcp(listener.family, address, backlog, options, reuse_port=True)
     except OSError as error:
         raise _tcp_error(error, address[0], address[1]) from None
 

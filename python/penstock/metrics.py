@@ -27,24 +27,19 @@ _SECRET = re.compile("password|passphrase|secret|token|key(?!file)|credential")
 
 
 class Board:
-    """The scoreboard of a process that serves alone: a slot for each event loop, and one for the main reactor."""
+    """The scoreboard of a process that serves alone: a slot for each event loop, and one for a main reactor."""
 
-    def __init__(self, loops: int) -> None:
+    def __init__(self, loops: int, *, accepts_apart: bool) -> None:
         self.main_slot = loops
         self.names = [*map(str, range(loops)), "main"]
         self.scoreboard = _core.Scoreboard(loops + 1)
-        self.slots = range(loops + 1 if loops > 1 else 1)
+        self.slots = range(loops + accepts_apart)
         for slot in self.slots:
             self.scoreboard.claim(slot, os.getpid(), 1)
 
     def tell(self, state: Any) -> None:
         for slot in self.slots:
             self.scoreboard.set_state(slot, state)
-
-
-def check_place(where: str | None) -> None:
-    """Raises `ConfigError` for what is no place to show metrics at."""
-    ServerConfig(metrics_bind=where)
 
 
 def open_listeners(where: str | None) -> list[socket.socket]:
@@ -90,11 +85,17 @@ def _supply_until_stopped(server: _core.MetricsServer) -> None:
 class SupervisedMetrics:
     """The metrics of all workers, shown by their supervisor, whose loop turns this when `fileno` is readable."""
 
-    def __init__(self, config: ServerConfig, scoreboard: _core.Scoreboard, addresses: list[str]) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        scoreboard: _core.Scoreboard,
+        addresses: list[str],
+        settings: Sequence[str] | None = None,
+    ) -> None:
         expects_app = app_metrics.are_possible()
         own = open_listeners(config.metrics_bind)
         try:
-            self._server = _make(described(config), scoreboard, [], addresses, expects_app=expects_app)
+            self._server = _make(described(config, settings), scoreboard, [], addresses, expects_app=expects_app)
             _listen(self._server, own)
         except BaseException:
             listener.close_listeners(own)
@@ -142,10 +143,13 @@ def _path_of(where: str) -> str:
     return where if where.startswith("unix:") else f"{where}/metrics, pages at {where}/-/"
 
 
-def described(config: ServerConfig) -> dict[str, Any]:
-    """The settings as others may see them: by group, each with its value and whether that is the default's."""
+def described(config: ServerConfig, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The settings, or those of these names, as others may see them: by group, each with its value and whether that is
+    the default's."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, known in SETTINGS.items():
+        if names is not None and name not in names:
+            continue
         value = getattr(config, name)
         groups.setdefault(known.group, []).append(
             {

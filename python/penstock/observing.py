@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Generator
 
 from . import slow_callbacks
+from .config import ServerConfig
 from .event_loop import EventLoop
 
 # How often a timer is tried. Each costs a turn of an idle loop.
@@ -14,13 +15,13 @@ _PULSE_S = 0.25
 
 
 @contextlib.contextmanager
-def observed(loop: EventLoop, *, measures: bool, slow_callback_s: float) -> Generator[None]:
-    """Measure this loop, in its own thread, as far as that is asked for."""
+def observed(loop: EventLoop, config: ServerConfig) -> Generator[None]:
+    """Measure this loop, in its own thread, as far as the config asks for it."""
     with contextlib.ExitStack() as stack:
-        if measures:
+        if config.metrics_bind is not None:
             loop.reactor.measure()
             stack.callback(_Pulse(loop).stop)
-        stack.enter_context(slow_callbacks.logged(loop, slow_callback_s))
+        stack.enter_context(slow_callbacks.logged(loop, config.slow_callback_s))
         yield
 
 

@@ -42,7 +42,10 @@ def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
     """Serve in this process, which nobody replaces."""
     identity.check(config)
     listeners: list[socket.socket] = []
-    board, shown_at = metrics.Board(config.reactors), metrics.open_listeners(config.metrics_bind)
+    board, shown_at = (
+        metrics.Board(config.reactors, accepts_apart=config.reactors > 1),
+        metrics.open_listeners(config.metrics_bind),
+    )
     try:
         if identity.is_asked(config):
             # Sockets may need the rights that the application shall not have.
@@ -126,13 +129,12 @@ class Worker:
         """From the application's start-up to its shutdown."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, EventLoop)
-        config = self.config
-        with observing.observed(loop, measures=config.metrics_bind is not None, slow_callback_s=config.slow_callback_s):
+        with observing.observed(loop, self.config):
             await self._serve(loop)
 
     async def _serve(self, loop: EventLoop) -> None:
         lifespan = Lifespan(self.app, self.config.lifespan if self._interface == "asgi" else "off")
-        if not await _ends_unless(self._stop, lifespan.start_up()):
+        if not await ends_unless(self._stop, lifespan.start_up()):
             logs.error_logger.info("Stopped before the application had started")
             return
         server = self._attach(loop, lifespan.state) if self._interface == "asgi" else self._attach_wsgi(loop)
@@ -142,7 +144,7 @@ class Worker:
         self.let_nobody_in(loop)
         await self._drain(loop, server)
         self._hurry.clear()
-        if not await _ends_unless(self._hurry, lifespan.shut_down()):
+        if not await ends_unless(self._hurry, lifespan.shut_down()):
             logs.error_logger.warning("Leaving before the application's shutdown has ended")
 
     def stop(self) -> None:
@@ -236,7 +238,7 @@ class Worker:
 
     async def _have_ended_within(self, server: _core.AsgiServer | WsgiThreads, timeout_s: float) -> bool:
         """Whether all requests have ended, before the time is up and before somebody hurries."""
-        return await _ends_unless(self._hurry, self._have_ended(server), timeout_s)
+        return await ends_unless(self._hurry, self._have_ended(server), timeout_s)
 
     async def _have_ended(self, server: _core.AsgiServer | WsgiThreads) -> None:
         await self._quiet.wait()
@@ -280,7 +282,7 @@ def log_open(listeners: list[socket.socket]) -> None:
     gc.freeze()
 
 
-async def _ends_unless(event: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float | None = None) -> bool:
+async def ends_unless(event: asyncio.Event, work: Coroutine[Any, Any, None], timeout_s: float | None = None) -> bool:
     """Whether `work` came to its end before the event and within the time; otherwise it is cancelled."""
     working, told = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
     try:

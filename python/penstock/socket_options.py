@@ -401,6 +401,10 @@ class SocketOptions:
             self, **{name: value for name, value in values.items() if getattr(self, name) is None}
         )
 
+    def replaced_by(self, other: SocketOptions) -> SocketOptions:
+        """The same, but for what the other gives."""
+        return dataclasses.replace(self, **{known.field: value for known, value in other._given()})
+
     def set_on(self, sock: socket.socket, kind: SocketKind) -> None:
         """Set all of them on a socket that is neither bound nor connected. Raises `SocketOptionRefused`."""
         for known, value in self._given():

@@ -3,113 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import _core, listener, logs
+from . import listener, logs
 from .event_loop import EventLoop
+from .reactor_thread import ReactorThread, first_of, run_threads
 
 if TYPE_CHECKING:
     from .streams import TCPServer
     from .watching import Watching
 
 
-class _Thread:
-    """One reactor. `ready` has its handle and the number of its endpoint."""
-
-    def __init__(self, server: TCPServer, poller: str, number: int, watching: Watching) -> None:
-        self._server, self._poller = server, poller
-        self._number, self._watching = number, watching
-        self._home = asyncio.get_running_loop()
-        self.ready: asyncio.Future[tuple[_core.ReactorHandle, int]] = self._home.create_future()
-        self.ended: asyncio.Future[BaseException | None] = self._home.create_future()
-        self._loop: EventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self.thread = threading.Thread(target=self._run, name=f"penstock-reactor-{number}")
-
-    def stop(self) -> None:
-        if self._loop is not None and self._stop is not None and not self.ended.done():
-            _call_in(self._loop, self._stop.set)
-
-    def _run(self) -> None:
-        error: BaseException | None = None
-        try:
-            with asyncio.Runner(loop_factory=self._make_loop) as runner:
-                runner.run(self._main())
-        except BaseException as caught:
-            error = caught
-        _call_in(self._home, self._tell_ended, error)
-
-    def _make_loop(self) -> EventLoop:
-        return self._watching.event_loop(self._poller, self._number)
-
-    def _tell_ended(self, error: BaseException | None) -> None:
-        self.ended.set_result(error)
-
-    async def _main(self) -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, EventLoop)
-        self._stop, self._loop = asyncio.Event(), loop
-        part = self._server._add_part(loop)
-        _call_in(self._home, self.ready.set_result, (loop.reactor.handle(), part.server.listener_number))
-        with self._watching.of(loop):
-            await self._stop.wait()
-            await part.stop(self._server._timeout_s)
-
-
-async def serve_on_threads(
-    server: TCPServer, reactors: int, poller: str, stop: asyncio.Event, watching: Watching
-) -> None:
+async def serve_on_threads(server: TCPServer, watching: Watching, stop: asyncio.Event) -> None:
     """Serve until `stop`, or until a reactor ends; raises what ended it."""
-    threads = [_Thread(server, poller, number, watching) for number in range(reactors)]
+
+    async def serve(loop: EventLoop, stop: asyncio.Event, tell_ready: Callable[[Any], None]) -> None:
+        part = server.add_part(loop)
+        tell_ready((loop.reactor.handle(), part.server.listener_number))
+        await stop.wait()
+        await part.stop(server.timeout_graceful_shutdown_s)
+
+    async def accept(threads: list[ReactorThread]) -> None:
+        await _accept(server, threads, watching, stop)
+
     try:
-        for each in threads:
-            each.thread.start()
-        await _first(asyncio.gather(*(each.ready for each in threads)), stop, threads)
-        if all(each.ready.done() for each in threads) and not stop.is_set():
-            await _accept(server, threads, poller, stop, watching)
+        await run_threads([serve] * watching.reactors, watching, stop, accept)
     finally:
-        for each in threads:
-            each.stop()
-        errors = [await each.ended for each in threads]
-        for each in threads:
-            each.thread.join()
         server.parts.clear()
-    for error in errors:
-        if error is not None:
-            raise error
 
 
-async def _accept(
-    server: TCPServer, threads: list[_Thread], poller: str, stop: asyncio.Event, watching: Watching
-) -> None:
+async def _accept(server: TCPServer, threads: list[ReactorThread], watching: Watching, stop: asyncio.Event) -> None:
     # Each reactor has this one endpoint, so that the number is the same on all.
     (number,) = {each.ready.result()[1] for each in threads}
-    handles, board = [each.ready.result()[0] for each in threads], watching.board
-    main_reactor = _core.MainReactor(handles, poller, board.scoreboard, board.main_slot)
+    main_reactor = watching.main_reactor([each.ready.result()[0] for each in threads])
     try:
         for position, each in enumerate(server.listeners):
             main_reactor.add_listener(each.fileno(), number + 256 * position)
-        watching.tell("ready")
         logs.log_banner(server.addresses)
-        await _first(None, stop, threads)
-        watching.tell("draining")
+        await first_of(None, stop, threads)
         logs.error_logger.info("Shutting down")
     finally:
         listener.close_listeners(server.listeners)
         main_reactor.stop()
-
-
-async def _first(event: asyncio.Future[Any] | None, stop: asyncio.Event, threads: list[_Thread]) -> None:
-    stopping = asyncio.ensure_future(stop.wait())
-    events = [event] if event is not None else []
-    await asyncio.wait([*events, stopping, *(each.ended for each in threads)], return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-
-
-def _call_in(loop: asyncio.AbstractEventLoop, callback: object, *arguments: object) -> None:
-    try:
-        loop.call_soon_threadsafe(callback, *arguments)  # type: ignore[arg-type]
-    except RuntimeError:
-        if not loop.is_closed():
-            raise

@@ -12,15 +12,18 @@ import enum
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import astuple, dataclass, fields
-from typing import Any, Self
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from . import _core, listener, logs
-from .errors import ConfigError, StartupError
+from . import _core, importer, listener, logs
+from .config import AcceptName, LogLevel, PollerName, ServerConfig
+from .errors import AppImportError, ConfigError, StartupError
 from .event_loop import EventLoop
 from .protocol import AnyProtocol, Raw
 from .socket_options import SocketOptions
-from .watching import Watching
+
+if TYPE_CHECKING:
+    from .watching import Watching
 
 Connection = _core.Connection
 # Plain functions or coroutine functions; what a plain one returns is left alone.
@@ -31,8 +34,7 @@ OnClose = Callable[[Connection, "CloseReason"], object]
 OnError = Callable[[Connection, Exception], object]
 Handler = Callable[[Connection], Awaitable[None]]
 
-_BACKLOG = 4096
-_TIMEOUT_S = 10.0
+DEFAULT_BACKLOG = 4096
 # What a cancelled handler may take to leave.
 _CANCEL_GRACE_S = 1.0
 
@@ -210,8 +212,8 @@ class TCPServer:
         heartbeat: Heartbeat | None = None,
         limits: StreamLimits | None = None,
         options: SocketOptions | None = None,
-        backlog: int = _BACKLOG,
-        timeout_graceful_shutdown_s: float = _TIMEOUT_S,
+        backlog: int = DEFAULT_BACKLOG,
+        timeout_graceful_shutdown_s: float = 10.0,
     ) -> None:
         if sum(each is not None for each in (on_message, on_messages, handler)) != 1:
             raise ConfigError("TCPServer: expected one of on_message, on_messages and handler, to receive the frames")
@@ -224,7 +226,8 @@ class TCPServer:
             "on_error": on_error,
         }
         self._handlers = _Handlers(protocol or Raw(), handlers, heartbeat, limits or StreamLimits())
-        self._options, self._backlog, self._timeout_s = options, backlog, timeout_graceful_shutdown_s
+        self.options = options or SocketOptions()
+        self.backlog, self.timeout_graceful_shutdown_s = backlog, timeout_graceful_shutdown_s
         self.parts: list[_Part] = []
         self.listeners: list[socket.socket] = []
 
@@ -247,7 +250,7 @@ class TCPServer:
         loop = running_loop()
         self.listeners = self._open(addresses)
         try:
-            self._add_part(loop)
+            self.add_part(loop)
         except BaseException:
             listener.close_listeners(self.listeners)
             raise
@@ -259,7 +262,7 @@ class TCPServer:
         """Accept no more, let handlers finish and output leave, for at most `timeout_s`; then end what is left."""
         listener.close_listeners(self.listeners)
         for part in self.parts:
-            await part.stop(self._timeout_s if timeout_s is None else timeout_s)
+            await part.stop(self.timeout_graceful_shutdown_s if timeout_s is None else timeout_s)
         self.parts.clear()
 
     async def __aenter__(self) -> Self:
@@ -272,60 +275,56 @@ class TCPServer:
         self,
         *addresses: str,
         reactors: int = 1,
-        poller: str = "auto",
+        workers: int | Literal["auto"] | None = None,
+        accept: AcceptName = "shared",
+        control: str | None = None,
+        poller: PollerName = "auto",
+        log_level: LogLevel = "info",
         metrics_bind: str | None = None,
         slow_callback_s: float = 0.0,
     ) -> None:
         """Serve at these addresses (`host:port`, `unix:/path`) until SIGINT or SIGTERM.
 
-        `metrics_bind`: measure, and show what is measured there; a port alone is one of 127.0.0.1. `slow_callback_s`:
-        log what keeps an event loop for longer. Both as `penstock serve` has them.
+        On `reactors` threads, or in `workers` processes under a supervisor, which `control`, `accept` and the signals
+        of docs/workers.md are for. `metrics_bind` and `slow_callback_s`: docs/metrics.md.
         """
-        logs.configure(level="info", access_log=False)
-        if reactors < 1:
-            raise ConfigError(f"reactors: expected at least 1, got {reactors}")
-        watching = Watching(metrics_bind, slow_callback_s, reactors)
+        config = ServerConfig(
+            reactors=reactors, workers=workers, accept=accept, control=control, poller=poller, log_level=log_level,
+            metrics_bind=metrics_bind, slow_callback_s=slow_callback_s,
+            timeout_graceful_shutdown_s=self.timeout_graceful_shutdown_s,
+        )  # fmt: skip
+        run_streams(self, addresses, config, self.options)
+
+    def run_here(self, addresses: Sequence[str], config: ServerConfig) -> None:
+        """In this process, which nobody replaces."""
+        from .watching import Watching
+
+        watching = Watching(config, accepts_apart=config.reactors > 1)
         self.listeners = self._open(addresses)
         try:
-            with (
-                watching.shown(self.addresses, self._described()),
-                asyncio.Runner(
-                    loop_factory=lambda: watching.event_loop(poller, 0 if reactors == 1 else None)
-                ) as runner,
-            ):
-                runner.run(self._serve(reactors, poller, watching))
+            with watching.shown(self.addresses), asyncio.Runner(loop_factory=watching.first_loop) as runner:
+                runner.run(self._serve(watching))
         finally:
             listener.close_listeners(self.listeners)
 
-    def _described(self) -> list[tuple[str, Any, Any]]:
-        """Its settings, each with its default."""
-        handlers = self._handlers
-        return [
-            ("protocol", str(handlers.protocol), str(Raw())),
-            ("heartbeat", str(handlers.heartbeat) if handlers.heartbeat else None, None),
-            *((each.name, getattr(handlers.limits, each.name), each.default) for each in fields(handlers.limits)),
-            ("backlog", self._backlog, _BACKLOG),
-            ("timeout_graceful_shutdown_s", self._timeout_s, _TIMEOUT_S),
-        ]
-
-    async def _serve(self, reactors: int, poller: str, watching: Watching) -> None:
+    async def _serve(self, watching: Watching) -> None:
         from .server import end_leftovers, logging_process, stopping_on_signals
 
         stop = asyncio.Event()
         with logging_process(), stopping_on_signals(asyncio.get_running_loop(), stop.set):
             try:
-                if reactors == 1:
+                if watching.reactors == 1:
                     await self._serve_here(stop, watching)
                 else:
                     from .stream_reactors import serve_on_threads
 
-                    await serve_on_threads(self, reactors, poller, stop, watching)
+                    await serve_on_threads(self, watching, stop)
             finally:
                 await end_leftovers()
 
     async def _serve_here(self, stop: asyncio.Event, watching: Watching) -> None:
         loop = running_loop()
-        self._add_part(loop)
+        self.add_part(loop)
         with watching.of(loop):
             for each in self.listeners:
                 self.parts[0].server.add_listener(each.fileno())
@@ -336,22 +335,62 @@ class TCPServer:
             logs.error_logger.info("Shutting down")
             await self.close()
 
-    def _add_part(self, loop: EventLoop) -> _Part:
+    def add_part(self, loop: EventLoop) -> _Part:
         part = _Part(loop, self._handlers.attach(loop))
         self.parts.append(part)
         return part
 
     def _open(self, addresses: Sequence[str]) -> list[socket.socket]:
-        if not addresses:
-            raise ConfigError("expected an address to listen at, such as 127.0.0.1:9000 or unix:/run/app.sock")
-        opened: list[socket.socket] = []
-        try:
-            for address in addresses:
-                opened += listener.open_at(address, self._backlog, self._options or SocketOptions())
-        except BaseException:
-            listener.close_listeners(opened)
-            raise
-        return opened
+        return open_all(addresses, self.backlog, self.options)
+
+
+def run_streams(
+    server: str | TCPServer,
+    addresses: Sequence[str],
+    config: ServerConfig,
+    options: SocketOptions,
+    timeout_s: float | None = None,
+) -> None:
+    """Serve a server, or what a name stands for, until it is stopped: as `TCPServer.run` and `penstock tcp` do.
+
+    `options`, and the graceful time-out if there is one, count before the server's own.
+    """
+    logs.configure(level=config.log_level, access_log=False)
+    if config.is_supervised:
+        from .stream_workers import StreamTrade
+        from .supervisor import supervise
+
+        backlog = DEFAULT_BACKLOG if isinstance(server, str) else server.backlog
+        supervise(server, config, StreamTrade(addresses, backlog, options))
+        return
+    found = load_server(server)
+    found.options = found.options.replaced_by(options)
+    found.timeout_graceful_shutdown_s = found.timeout_graceful_shutdown_s if timeout_s is None else timeout_s
+    found.run_here(addresses, config)
+
+
+def load_server(server: str | TCPServer) -> TCPServer:
+    """The server that `module:attribute` names, or that it is. Raises `AppImportError`."""
+    found = importer.load_object(server) if isinstance(server, str) else server
+    if not isinstance(found, TCPServer):
+        raise AppImportError(f"{server}: expected a penstock.TCPServer, got {type(found).__name__}")
+    return found
+
+
+def open_all(
+    addresses: Sequence[str], backlog: int, options: SocketOptions, *, reuse_port: bool = False
+) -> list[socket.socket]:
+    """The listening sockets at all these addresses, or none. Raises `ConfigError` or `AddressError`."""
+    if not addresses:
+        raise ConfigError("expected an address to listen at, such as 127.0.0.1:9000 or unix:/run/app.sock")
+    opened: list[socket.socket] = []
+    try:
+        for address in addresses:
+            opened += listener.open_at(address, backlog, options, reuse_port=reuse_port)
+    except BaseException:
+        listener.close_listeners(opened)
+        raise
+    return opened
 
 
 def running_loop() -> EventLoop:

@@ -1,4 +1,4 @@
-"""What is measured and watched of a stream server that is its program's all: its metrics, and what keeps its loops."""
+"""What is measured and watched of a process that serves a protocol of one's own alone."""
 
 from __future__ import annotations
 
@@ -6,41 +6,48 @@ import contextlib
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from . import listener, metrics, observing
+from . import _core, listener, metrics
+from .config import PROTOCOL_SETTINGS as PROTOCOL_SETTINGS
+from .config import ServerConfig
 from .event_loop import EventLoop
+from .observing import observed
 
 
 class Watching:
-    """One for a server, made before its event loops; what is not asked for costs nothing."""
+    """One for a server; it makes the event loops, each with its place to count in. What is not asked for costs nothing.
 
-    def __init__(self, metrics_bind: str | None, slow_callback_s: float, reactors: int) -> None:
-        metrics.check_place(metrics_bind)
-        self._metrics_bind, self._slow_callback_s = metrics_bind, slow_callback_s
-        self.board = metrics.Board(reactors)
+    `accepts_apart`: a main reactor accepts for the others.
+    """
+
+    def __init__(self, config: ServerConfig, *, accepts_apart: bool = False) -> None:
+        self.reactors = config.reactors
+        self._config, self._board = config, metrics.Board(config.reactors, accepts_apart=accepts_apart)
 
     @contextlib.contextmanager
-    def shown(self, served_at: Sequence[str], settings: Sequence[tuple[str, Any, Any]]) -> Generator[None]:
-        """Show the metrics until the block ends. `settings`: name, value and default of each."""
-        rows = [
-            {"name": name, "flag": name, "value": value, "is_default": value == default, "help": ""}
-            for name, value, default in settings
-        ]
-        described = {"groups": [{"name": "Streams", "settings": rows}]}
-        own = metrics.open_listeners(self._metrics_bind)
+    def shown(self, served_at: Sequence[str]) -> Generator[None]:
+        """Show the metrics until the block ends. Raises `AddressError`."""
+        own = metrics.open_listeners(self._config.metrics_bind)
         try:
-            with metrics.shown(self.board, own, served_at, described):
+            with metrics.shown(self._board, own, served_at, metrics.described(self._config, PROTOCOL_SETTINGS)):
                 yield
         finally:
             listener.close_listeners(own)
 
-    def event_loop(self, poller: str, slot: int | None) -> EventLoop:
-        """One that counts in this slot; without one in a place that nobody sees."""
-        return EventLoop(poller) if slot is None else EventLoop(poller, self.board.scoreboard, slot)
+    def first_loop(self) -> EventLoop:
+        """The main thread's: where there are others, it serves nobody and is nobody's to see."""
+        return self.loop_at(0) if self.reactors == 1 else EventLoop(self._config.poller)
+
+    def loop_at(self, number: int) -> EventLoop:
+        return EventLoop(self._config.poller, self._board.scoreboard, number)
+
+    def main_reactor(self, handles: list[_core.ReactorHandle]) -> _core.MainReactor:
+        board = self._board
+        return _core.MainReactor(handles, self._config.poller, board.scoreboard, board.main_slot)
 
     def of(self, loop: EventLoop) -> contextlib.AbstractContextManager[None]:
         """Measure and watch this loop, in its own thread, while the block runs."""
-        return observing.observed(loop, measures=self._metrics_bind is not None, slow_callback_s=self._slow_callback_s)
+        return observed(loop, self._config)
 
     def tell(self, state: Any) -> None:
         """How far the server is."""
-        self.board.tell(state)
+        self._board.tell(state)

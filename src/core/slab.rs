@@ -48,6 +48,11 @@ impl<T> Slab<T> {
         self.len == 0
     }
 
+    /// Every tenant's index is below this.
+    pub fn touched(&self) -> u32 {
+        self.touched
+    }
+
     fn slot(&self, index: u32) -> Option<*mut Slot<T>> {
         if index >= self.touched {
             return None;

@@ -85,6 +85,8 @@ pub struct DatagramPlan {
     pub schedule: Schedule,
     /// Of each datagram, its number of 8 bytes included.
     pub bytes: usize,
+    /// What a socket sends at once leaves as one where it can (GSO); else each datagram is a packet of its own.
+    pub gso: bool,
 }
 
 impl DatagramPlan {

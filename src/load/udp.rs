@@ -2,7 +2,8 @@
 //! timeout is lost: nothing else says so.
 //!
 //! The loops are those of [`run`](super::run), over sockets instead of connections. An open loop sends when a datagram is
-//! due, whatever is still on its way; what is on its way is bounded.
+//! due, whatever is still on its way; what is on its way is bounded. Many are sent and received with one call, or the load
+//! would cost more than the server.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind as IoErrorKind};
@@ -18,14 +19,17 @@ pub use super::report::{ErrorKind, LoadReport, TargetReport};
 pub use super::run::Progress;
 use crate::core::poller::{self, Completion, Poller, PollerKind, Readiness};
 use crate::core::token::Token;
+use crate::net::datagram::{Destination, Outbox, ReceiveBatch, Sender, prepare, segments};
+use crate::net::options::{Bytes, RECEIVE_BUFFER};
 
 /// How often the run looks for what is lost.
 const SWEEP_NS: u64 = 10_000_000;
 const WATCH_EVERY: u64 = 10;
 /// Datagrams of one socket that may be on their way in an open loop.
 const MOST_ON_THEIR_WAY: usize = 65_536;
-/// Datagrams taken from one socket before the others' turn.
+/// Messages taken from one socket before the others' turn; as many may wait for the kernel to have room.
 const BATCH: usize = 64;
+const RECEIVE_BUFFER_BYTES: u32 = 1 << 20;
 /// The number comes first.
 pub(super) const NUMBER_BYTES: usize = 8;
 
@@ -48,6 +52,8 @@ struct OnItsWay {
 
 struct Peer {
     socket: UdpSocket,
+    outbox: Outbox,
+    gso: bool,
     next: u64,
     /// In the order of their numbers.
     on_their_way: VecDeque<OnItsWay>,
@@ -60,12 +66,14 @@ struct Run<'a> {
     peers: Vec<Peer>,
     /// What is sent, but for its number.
     message: Vec<u8>,
-    buffer: Vec<u8>,
+    sender: Sender,
     /// Nanoseconds between two datagrams; 0 in a closed loop.
     interval_ns: f64,
     begun: u64,
-    /// Peers that have room, or that the kernel had none for.
+    /// Peers that have room.
     with_room: Vec<usize>,
+    /// Peers that have something queued.
+    with_outbox: Vec<usize>,
     report: TargetReport,
     started: Instant,
     begins_ns: u64,
@@ -83,18 +91,22 @@ impl<'a> Run<'a> {
         let mut peers = Vec::with_capacity(schedule.connections);
         for index in 0..schedule.connections {
             let socket = connected(schedule.address).map_err(failed(index))?;
-            socket.set_nonblocking(true).map_err(failed(index))?;
+            // As much as is granted, for what comes while the load is busy with others.
+            let _ = RECEIVE_BUFFER.set(&socket, Bytes(RECEIVE_BUFFER_BYTES));
+            let gso = prepare(&socket).map_err(failed(index))?.gso && plan.gso;
             let token = Token::new(index as u32, 0);
             poller
                 .watch(token, socket.as_raw_fd(), Readiness { readable: true, writable: false })
                 .map_err(failed(index))?;
-            peers.push(Peer { socket, next: 0, on_their_way: VecDeque::new(), answers: 0 });
+            let outbox = Outbox::default();
+            peers.push(Peer { socket, outbox, gso, next: 0, on_their_way: VecDeque::new(), answers: 0 });
         }
         let begins_ns = schedule.warm_up.as_nanos() as u64;
         Ok(Run {
             schedule,
             poller,
             with_room: (0..peers.len()).collect(),
+            with_outbox: Vec::new(),
             report: TargetReport {
                 name: schedule.address.to_string(),
                 connections: peers.len(),
@@ -107,8 +119,7 @@ impl<'a> Run<'a> {
                 most_on_one: 0,
             },
             peers,
-            // One more than is expected, so that a longer datagram is noticed.
-            buffer: vec![0; plan.bytes + 1],
+            sender: Sender::default(),
             message,
             interval_ns: match schedule.pace {
                 Pace::Closed => 0.0,
@@ -127,6 +138,8 @@ impl<'a> Run<'a> {
 
     fn turn_until_done(&mut self, watch: &mut dyn FnMut(Progress) -> bool) -> Result<(), LoadError> {
         let (mut completions, mut next_sweep_ns, mut sweeps) = (Vec::with_capacity(1024), SWEEP_NS, 0);
+        // Room for runs of datagrams, which come as one (GRO).
+        let mut batch = ReceiveBatch::new(BATCH, 65_535);
         loop {
             let now_ns = self.now_ns();
             if now_ns < self.ends_ns {
@@ -134,13 +147,16 @@ impl<'a> Run<'a> {
             } else if self.peers.iter().all(|peer| peer.on_their_way.is_empty()) {
                 return Ok(());
             }
+            for index in std::mem::take(&mut self.with_outbox) {
+                self.flush(index);
+            }
             let timeout = Duration::from_nanos(if self.interval_ns > 0.0 { 0 } else { SWEEP_NS });
             self.poller
                 .wait(Some(timeout), &mut completions)
                 .map_err(|source| LoadError::Kernel { doing: "waiting for echoes", source })?;
             for completion in completions.drain(..) {
                 if let Completion::Ready { token, .. } = completion {
-                    self.receive(token.index as usize);
+                    self.receive(token.index as usize, &mut batch);
                 }
             }
             self.poller.recycle();
@@ -165,12 +181,13 @@ impl<'a> Run<'a> {
     }
 
     fn send_what_may_go(&mut self, now_ns: u64) {
-        if self.interval_ns == 0.0 {
-            for index in std::mem::take(&mut self.with_room) {
-                self.fill(index);
-            }
-            return;
+        match self.interval_ns == 0.0 {
+            true => std::mem::take(&mut self.with_room).into_iter().for_each(|index| self.fill(index)),
+            false => self.queue_what_is_due(now_ns),
         }
+    }
+
+    fn queue_what_is_due(&mut self, now_ns: u64) {
         loop {
             let due_ns = (self.begun as f64 * self.interval_ns) as u64;
             if due_ns > now_ns || due_ns >= self.ends_ns {
@@ -178,67 +195,74 @@ impl<'a> Run<'a> {
             }
             let index = (self.begun % self.peers.len() as u64) as usize;
             self.begun += 1;
-            let full = self.peers[index].on_their_way.len() >= MOST_ON_THEIR_WAY;
-            if full || !self.send(index, due_ns, now_ns) {
-                self.report.errors.add(ErrorKind::NeverSent, 1, || "no room to send what was due".to_owned());
-                if due_ns >= self.begins_ns {
-                    self.report.latencies.record_ns(self.schedule.answer_timeout.as_nanos() as u64);
-                }
+            let peer = &self.peers[index];
+            if peer.on_their_way.len() < MOST_ON_THEIR_WAY && peer.outbox.len() < BATCH {
+                self.queue(index, due_ns, now_ns);
+                continue;
+            }
+            self.report.errors.add(ErrorKind::NeverSent, 1, || "no room to send what was due".to_owned());
+            if due_ns >= self.begins_ns {
+                self.report.latencies.record_ns(self.schedule.answer_timeout.as_nanos() as u64);
             }
         }
     }
 
     /// Closed loop: as many on their way as may be.
     fn fill(&mut self, index: usize) {
+        let now_ns = self.now_ns();
         while self.peers[index].on_their_way.len() < self.schedule.pipeline {
-            let now_ns = self.now_ns();
-            if !self.send(index, now_ns, now_ns) {
-                return self.with_room.push(index);
-            }
+            self.queue(index, now_ns, now_ns);
         }
     }
 
-    /// Whether the kernel took it.
-    fn send(&mut self, index: usize, due_ns: u64, sent_ns: u64) -> bool {
+    fn queue(&mut self, index: usize, due_ns: u64, sent_ns: u64) {
         let peer = &mut self.peers[index];
+        if peer.outbox.is_empty() {
+            self.with_outbox.push(index);
+        }
         self.message[..NUMBER_BYTES].copy_from_slice(&peer.next.to_be_bytes());
-        match peer.socket.send(&self.message) {
-            Ok(_) => {
-                peer.on_their_way.push_back(OnItsWay { number: peer.next, due_ns, sent_ns });
-                peer.next += 1;
-                true
-            }
-            // The server is gone for a moment, or for good: what is sent then is lost, as the timeout will tell.
-            Err(error) if error.kind() == IoErrorKind::ConnectionRefused => {
-                self.report.errors.add(ErrorKind::Broken, 1, || format!("sending failed: {error}"));
-                peer.on_their_way.push_back(OnItsWay { number: peer.next, due_ns, sent_ns });
-                peer.next += 1;
-                true
-            }
-            Err(_) => false,
+        let queued = peer.outbox.push(&self.message, 0, || Ok(Destination::connected()));
+        queued.expect("whom a socket is connected to is an address");
+        peer.on_their_way.push_back(OnItsWay { number: peer.next, due_ns, sent_ns });
+        peer.next += 1;
+    }
+
+    /// Offer the kernel what is queued. What it has no room for is offered again with the next turn.
+    fn flush(&mut self, index: usize) {
+        let Peer { socket, outbox, gso, .. } = &mut self.peers[index];
+        self.sender.flush(&*socket, outbox, true, gso);
+        if !outbox.is_empty() {
+            self.with_outbox.push(index);
+        }
+        // The server is gone for a moment, or for good: what is sent then is lost, as the timeout will tell.
+        for failure in self.sender.take_failures() {
+            let error = io::Error::from_raw_os_error(failure.errno);
+            self.report.errors.add(ErrorKind::Broken, 1, || format!("sending failed: {error}"));
         }
     }
 
-    fn receive(&mut self, index: usize) {
-        for _ in 0..BATCH {
-            match self.peers[index].socket.recv(&mut self.buffer) {
-                Ok(length) => self.take_echo(index, length),
-                Err(error) if error.kind() == IoErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == IoErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.report.errors.add(ErrorKind::Broken, 1, || format!("receiving failed: {error}"));
-                    break;
-                }
-            }
+    fn receive(&mut self, index: usize, batch: &mut ReceiveBatch) {
+        match batch.receive(&self.peers[index].socket) {
+            Ok(_) => self.take_echoes(index, batch),
+            Err(error) if matches!(error.kind(), IoErrorKind::WouldBlock | IoErrorKind::Interrupted) => {}
+            Err(error) => self.report.errors.add(ErrorKind::Broken, 1, || format!("receiving failed: {error}")),
         }
         if self.interval_ns == 0.0 && self.now_ns() < self.ends_ns {
             self.fill(index);
         }
     }
 
-    fn take_echo(&mut self, index: usize, length: usize) {
+    fn take_echoes(&mut self, index: usize, batch: &ReceiveBatch) {
         let now_ns = self.now_ns();
-        let echo = &self.buffer[..length];
+        for message in (0..batch.len()).map(|at| batch.message(at)) {
+            for part in segments(message.bytes.len(), message.control.segment_bytes) {
+                self.take_echo(index, &message.bytes[part], now_ns);
+            }
+        }
+    }
+
+    fn take_echo(&mut self, index: usize, echo: &[u8], now_ns: u64) {
+        let length = echo.len();
         if length != self.message.len() || echo[NUMBER_BYTES..] != self.message[NUMBER_BYTES..] {
             let wanted = self.message.len();
             let what = || format!("{length} bytes that are no echo of the {wanted} that were sent");

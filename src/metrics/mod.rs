@@ -159,6 +159,22 @@ shard! {
         bytes_sent,
         /// Sends that the kernel could not take whole.
         sends_blocked,
+        /// Datagrams received.
+        datagrams_received,
+        /// Datagrams sent.
+        datagrams_sent,
+        /// Datagrams that the kernel dropped because a socket's receive buffer was full.
+        datagrams_dropped,
+        /// Datagrams thrown away because there was no room for another peer.
+        datagrams_refused,
+        /// Datagrams longer than an endpoint takes.
+        datagrams_too_long,
+        /// Datagrams that the kernel or the network refused to send.
+        datagrams_failed,
+        /// Peers forgotten because they were silent for too long.
+        datagram_peers_idled_out,
+        /// Peers forgotten because others needed their places.
+        datagram_peers_evicted,
         /// Requests whose head was complete.
         requests,
         /// Malformed requests, answered with 400, 417, 501 or 505.

@@ -146,6 +146,7 @@ const OF_BATCHES: &[u64] = &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000];
 
 const SERVER: &str = "Server and workers";
 const CONNECTIONS: &str = "Connections";
+const DATAGRAMS: &str = "Datagrams";
 const REQUESTS: &str = "HTTP requests";
 const STREAMS: &str = "Streams of frames";
 const LOOP: &str = "Event loop";
@@ -212,6 +213,25 @@ families! {
     "sent_bytes" Counter "bytes" CONNECTIONS "Bytes sent." = Count(|of| &of.bytes_sent);
     "sends_blocked" Counter "" CONNECTIONS "Sends that the kernel could not take whole: the peer reads slowly." =
         Count(|of| &of.sends_blocked);
+
+    "datagrams_received" Counter "" DATAGRAMS "Datagrams received." = Count(|of| &of.datagrams_received);
+    "datagrams_sent" Counter "" DATAGRAMS "Datagrams sent." = Count(|of| &of.datagrams_sent);
+    "datagrams_lost" Counter "" DATAGRAMS
+        "Datagrams that came and reached no handler: the kernel's buffer was full (buffer), there was no room for another \
+         peer (peers), they were longer than is taken (too_long)." =
+        CountBy("reason", &[
+            ("buffer", |of| &of.datagrams_dropped),
+            ("peers", |of| &of.datagrams_refused),
+            ("too_long", |of| &of.datagrams_too_long),
+        ]);
+    "datagrams_failed" Counter "" DATAGRAMS "Datagrams that the kernel or the network refused to send." =
+        Count(|of| &of.datagrams_failed);
+    "datagram_peers_forgotten" Counter "" DATAGRAMS
+        "Peers whose session ended by itself: silent for too long (idle), or others needed their places (evicted)." =
+        CountBy("reason", &[
+            ("idle", |of| &of.datagram_peers_idled_out),
+            ("evicted", |of| &of.datagram_peers_evicted),
+        ]);
 
     "http_requests" Counter "" REQUESTS "Requests whose head was whole and in order." = Count(|of| &of.requests);
     "http_responses" Counter "" REQUESTS "Responses by status, refusals included." = Source::Statuses;

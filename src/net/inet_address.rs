@@ -184,6 +184,11 @@ impl RawAddress {
         RawAddress { storage, length: mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t }
     }
 
+    /// What a call has filled: so many bytes of it.
+    pub(super) fn from_storage(storage: libc::sockaddr_storage, length: libc::socklen_t) -> Self {
+        RawAddress { storage, length }
+    }
+
     pub fn as_ptr(&self) -> *const libc::sockaddr {
         ptr::from_ref(&self.storage).cast()
     }

@@ -3,6 +3,7 @@
 //! Every socket that is made here is non-blocking and closed on exec. Errors say which call failed on what, and keep
 //! the kernel's number: see [`errno_of`].
 
+pub mod datagram;
 mod error;
 mod inet_address;
 pub mod options;

@@ -304,6 +304,8 @@ options! {
     RECEIVE_BUFFER_FORCE: Bytes = SOL_SOCKET SO_RCVBUFFORCE;
     /// Read only: the family of the socket's addresses.
     DOMAIN: Count = SOL_SOCKET SO_DOMAIN;
+    /// Read only: streams or datagrams, by the number that `socket` was given.
+    TYPE: Count = SOL_SOCKET SO_TYPE;
     /// Tell with each datagram how many were lost before it for want of room.
     TELL_DROPS: bool = SOL_SOCKET SO_RXQ_OVFL;
     /// Tell with each IPv4 datagram to which address of this machine it was sent.

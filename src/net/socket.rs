@@ -77,8 +77,7 @@ impl Listener {
                 format!("descriptor {} is not listening; expected a bound and listening socket", fd.as_raw_fd());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        add_flags(&fd, libc::F_GETFL, libc::F_SETFL, libc::O_NONBLOCK)?;
-        add_flags(&fd, libc::F_GETFD, libc::F_SETFD, libc::FD_CLOEXEC)?;
+        set_non_blocking(&fd)?;
         Ok(Listener { file: None, ..Self::from_listening(fd)? })
     }
 
@@ -283,7 +282,13 @@ fn bind(fd: &OwnedFd, address: &SocketAddress) -> io::Result<()> {
     checked(outcome).map(drop).map_err(|error| during("bind", address, error))
 }
 
-fn add_flags(fd: &OwnedFd, get: c_int, set: c_int, flags: c_int) -> io::Result<()> {
+/// Non-blocking, and closed on exec, whoever made it.
+pub(super) fn set_non_blocking(fd: impl AsFd) -> io::Result<()> {
+    add_flags(fd.as_fd(), libc::F_GETFL, libc::F_SETFL, libc::O_NONBLOCK)?;
+    add_flags(fd.as_fd(), libc::F_GETFD, libc::F_SETFD, libc::FD_CLOEXEC)
+}
+
+fn add_flags(fd: BorrowedFd<'_>, get: c_int, set: c_int, flags: c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open; these commands take no pointer.
     let present = checked(unsafe { libc::fcntl(fd.as_raw_fd(), get) }).map_err(|error| during("fcntl", "", error))?;
     // SAFETY: as above.

@@ -97,10 +97,11 @@ pub fn run_tcp_load<'py>(
 
 /// Load the UDP server at `host:port`, which is to send each datagram of `size` bytes back. The rest is as in
 /// `run_http_load`, of sockets; a datagram that has not come back within the timeout is lost, and counts as timed out.
+/// With `gso` what a socket sends at once leaves as one where it can; else each is a packet.
 #[pyfunction]
 #[pyo3(signature = (
-    host, port, *, size = 64, connections = 16, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
-    answer_timeout_s = 1.0, progress = None
+    host, port, *, size = 64, connections = 16, pipeline = 1, gso = false, rate = None, duration_s = 3.0,
+    warm_up_s = 0.0, answer_timeout_s = 1.0, progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // they are keywords in Python
 pub fn run_udp_load<'py>(
@@ -110,6 +111,7 @@ pub fn run_udp_load<'py>(
     size: usize,
     connections: usize,
     pipeline: usize,
+    gso: bool,
     rate: Option<f64>,
     duration_s: f64,
     warm_up_s: f64,
@@ -117,7 +119,7 @@ pub fn run_udp_load<'py>(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let schedule = schedule(host, port, connections, pipeline, rate, (warm_up_s, duration_s, answer_timeout_s))?;
-    let plan = DatagramPlan { schedule, bytes: size };
+    let plan = DatagramPlan { schedule, bytes: size, gso };
     watched(py, progress.as_ref(), |watch| udp::run_until(&plan, watch))
 }
 

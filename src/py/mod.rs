@@ -4,6 +4,7 @@ mod access_log;
 mod asgi;
 mod config;
 mod crowd;
+mod datagram;
 mod errors;
 mod file_position;
 mod guarded;
@@ -33,6 +34,8 @@ mod _core {
     use super::asgi::{AsgiServer, HttpCycle};
     #[pymodule_export]
     use super::crowd::Crowd;
+    #[pymodule_export]
+    use super::datagram::{DatagramEndpoint, DatagramPeer};
     #[pymodule_export]
     use super::load::{run_http_load, run_tcp_load, run_udp_load};
     #[pymodule_export]

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::asgi::AsgiServer;
+use super::datagram::{self, Endpoints};
 use super::guarded::Guarded;
 use super::owners;
 use super::scoreboard::{Scoreboard, shard_of};
@@ -32,6 +33,7 @@ use crate::reactor::scoreboard::Reporter;
 use crate::reactor::{Mail, SubReactorHandle};
 use crate::server::http::{HttpEvent, HttpServer};
 use crate::server::tcp::Streams;
+use crate::server::udp::UdpService;
 
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
@@ -44,7 +46,7 @@ const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 
 /// How long the attached phase may run before the loop flushes what it produced and looks at the poller again.
 /// Without it a batch of slow handlers would delay the first one's answer by their sum.
-const ATTACHED_BUDGET: Duration = Duration::from_micros(500);
+pub(super) const ATTACHED_BUDGET: Duration = Duration::from_micros(500);
 
 /// How long native answers alone may keep the loop from Python, which has signals to handle.
 const DETACHED_AT_MOST: Duration = Duration::from_millis(20);
@@ -56,6 +58,7 @@ pub(super) struct Inner {
     wsgi: Option<Py<WsgiServer>>,
     /// By the number of their endpoint.
     pub stream_servers: HashMap<u16, Py<StreamServer>>,
+    pub endpoints: Endpoints,
     /// Since when the interpreter has been had; only while durations are measured.
     attached_at: Option<Instant>,
 }
@@ -183,8 +186,8 @@ impl Reactor {
 
     /// Run the events of this turn, within the budget. Returns whether some are left.
     fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
-        let (began, mut ran) = (Instant::now(), 0);
-        let outcome = self.run_events(py, began, &mut ran);
+        let mut ran = 0;
+        let outcome = datagram::run(self, py, &mut ran).and_then(|()| self.run_events(py, Instant::now(), &mut ran));
         if ran > 0 {
             self.counters.batch.record(ran);
         }
@@ -201,8 +204,8 @@ impl Reactor {
         loop {
             let mut entered = self.inner.enter()?;
             let Some(inner) = entered.as_mut() else { return Ok(false) };
-            let streams_left = inner.event_loop.service.streams.has_events();
-            let Some(event) = inner.event_loop.service.next_event() else { return Ok(streams_left) };
+            let service = &mut inner.event_loop.service;
+            let Some(event) = service.next_event() else { return Ok(service.has_events()) };
             let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
             let wsgi = inner.wsgi.as_ref().map(|wsgi| wsgi.clone_ref(py));
             drop(entered);
@@ -312,6 +315,7 @@ impl Reactor {
             http: None,
             desk: None,
             streams: Streams::default(),
+            udp: UdpService::default(),
             listeners: Vec::new(),
             ready: Vec::new(),
             reporter: None,
@@ -327,6 +331,7 @@ impl Reactor {
             asgi: None,
             wsgi: None,
             stream_servers: HashMap::new(),
+            endpoints: HashMap::new(),
             attached_at: None,
         };
         let (woken, watch) = (AtomicBool::new(false), StallWatch::default());
@@ -564,10 +569,11 @@ impl Reactor {
             let asgi = inner.asgi.take();
             let desk = inner.event_loop.service.desk.take();
             let stream_servers = std::mem::take(&mut inner.stream_servers);
+            let endpoints = std::mem::take(&mut inner.endpoints);
             let mut objects = inner.event_loop.service.streams.take_objects(&mut inner.event_loop.io);
             let mut released = inner.event_loop.shut_down();
             released.extend(desk.into_iter().flat_map(Desk::shut_down));
-            drop(inner);
+            drop((inner, endpoints));
             owners::release(py, &mut released);
             objects.drain(..).for_each(|object| super::tcp::release_object(py, object));
             if let Some(asgi) = asgi {

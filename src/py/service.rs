@@ -1,4 +1,5 @@
-//! What a Python reactor serves: HTTP connections, streams of frames, and descriptors that asyncio watches.
+//! What a Python reactor serves: HTTP connections, streams of frames, datagram sockets, and descriptors that asyncio
+//! watches.
 
 use std::os::fd::OwnedFd;
 use std::time::Instant;
@@ -13,6 +14,7 @@ use crate::reactor::scoreboard::Reporter;
 use crate::server::Connection;
 use crate::server::http::{HttpEvent, HttpServer};
 use crate::server::tcp::Streams;
+use crate::server::udp::UdpService;
 
 /// From here on a listener's number has that of a stream endpoint in its low byte, and tells several of one apart by the
 /// bits above it; below, it is the HTTP server's.
@@ -23,6 +25,7 @@ pub struct PyService {
     /// Where a WSGI application's threads get their requests; then the events of `http` are not for the loop's thread.
     pub desk: Option<Desk>,
     pub streams: Streams,
+    pub udp: UdpService,
     /// Listeners and their numbers; those that were removed, too, since their last connections may come later.
     pub listeners: Vec<(Token, u16)>,
     /// Watched descriptors found ready and not yet told: the watch, its descriptor, its readiness.
@@ -41,7 +44,7 @@ impl PyService {
             Some(desk) => desk.is_quiet(),
             None => self.http.as_ref().is_some_and(HttpServer::has_events),
         };
-        of_http || self.streams.has_events()
+        of_http || self.streams.has_events() || self.udp.has_events()
     }
 
     /// The next of it, of HTTP.
@@ -131,6 +134,9 @@ impl Service for PyService {
         if let Some(share) = self.fair_share.as_mut().filter(|share| share.is(token)) {
             return share.look_again(io);
         }
+        if self.udp.expired(io, token) {
+            return;
+        }
         tell!(self, io, token, expired);
     }
 
@@ -147,7 +153,7 @@ impl Service for PyService {
             return share.heard();
         }
         let is_http = self.http.as_mut().is_some_and(|http| http.ready(io, token));
-        if !is_http {
+        if !is_http && !self.udp.ready(io, token, readiness) {
             self.ready.push((token, readiness));
         }
     }
@@ -179,14 +185,13 @@ impl Service for PyService {
         if let Some(share) = &mut self.fair_share {
             share.settle(io, &self.listeners);
         }
-        let streams_settled = self.streams.settle();
-        match &mut self.http {
-            Some(http) => {
-                http.foreign_connections = self.streams.connections();
-                http.flush_log(io);
-                http.settle(io) && streams_settled
-            }
-            None => streams_settled,
+        let mut is_settled = self.udp.settle(io);
+        is_settled &= self.streams.settle();
+        if let Some(http) = &mut self.http {
+            http.foreign_connections = self.streams.connections();
+            http.flush_log(io);
+            is_settled &= http.settle(io);
         }
+        is_settled
     }
 }

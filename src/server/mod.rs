@@ -6,5 +6,6 @@ pub mod metrics;
 mod slot;
 pub mod static_files;
 pub mod tcp;
+pub mod udp;
 
 pub use slot::Connection;

@@ -22,6 +22,7 @@ PACKAGES = {
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "curl": "curl",
+    "dig": "bind9-dnsutils",
     "h2load": "nghttp2-client",
     "haproxy": "haproxy",
     "nginx": "nginx",

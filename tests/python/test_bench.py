@@ -17,8 +17,8 @@ import peers
 import provenance
 import report
 from bars import BARS, Bar, Spread, Verdict, ratios
-from servers import Launch, Server
-from works import METRICS, WORKS, Effort, measure_fairness, measure_get, measure_idle, measure_post
+from servers import Launch, Server, Servers
+from works import METRICS, WORKS, Effort, measure_fairness, measure_get, measure_idle, measure_post, measure_udp
 
 EFFORT = Effort(seconds=0.2, warm_up_s=0.05, idle_connections=60, settle_s=0.01)
 
@@ -207,6 +207,16 @@ def test_a_server_is_measured_and_gone_afterwards(tmp_path: Path):
     assert fair["slow_rate"] > 0
     assert all(name in METRICS for figures in (hello, posted, idle, fair) for name in figures)
     assert not Path(f"/proc/{server.pid}").exists()
+
+
+def test_an_echo_of_datagrams_is_measured(tmp_path: Path):
+    server = Servers(peers.Peers(tmp_path / "none")).get("penstock", WORKS["udp"].app)
+    with measure.running(server, tmp_path, cpu=None) as running:
+        measured = [measure_udp(running, case, EFFORT) for case in WORKS["udp"].cases]
+    for found in measured:
+        assert found["cost_us"] > 0
+        assert found["rate"] > 0
+        assert all(name in METRICS for name in found)
 
 
 def test_answers_that_fail_fail_the_measurement(tmp_path: Path):

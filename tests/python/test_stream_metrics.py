@@ -26,8 +26,13 @@ def on_message(connection, frame):
         time.sleep(0.5)
     connection.send(frame)
 
-server = penstock.TCPServer(on_message, protocol=LengthPrefixed(header_bytes=2, max_frame_bytes=64),
-                            limits=penstock.StreamLimits(max_connections=40))
+tcp = penstock.TCPServer(on_message, protocol=LengthPrefixed(header_bytes=2, max_frame_bytes=64),
+                         limits=penstock.StreamLimits(max_connections=40))
+
+def on_datagram(peer, datagram):
+    peer.send(datagram)
+
+udp = penstock.UDPServer(on_datagram)
 """
 
 Start = Callable[..., Server]
@@ -37,10 +42,10 @@ Start = Callable[..., Server]
 def start(write_app: Callable[[str], Path]) -> Iterator[Start]:
     servers: list[Server] = []
 
-    def start(*more: str) -> Server:
+    def start(*more: str, command: str = "tcp") -> Server:
         directory = write_app(ECHO)
         process = subprocess.Popen(
-            [*PENSTOCK, "tcp", "--bind", "127.0.0.1:0", "--metrics-bind", "0", *more, "main:server"],
+            [*PENSTOCK, command, "--bind", "127.0.0.1:0", "--metrics-bind", "0", *more, f"main:{command}"],
             cwd=directory,
             env=clean_environment(),
             stdin=subprocess.DEVNULL,
@@ -70,9 +75,13 @@ def frame(body: bytes) -> bytes:
     return len(body).to_bytes(2, "big") + body
 
 
-@pytest.mark.parametrize("reactors", [1, 2])
-def test_frames_and_what_is_none_are_counted(start: Start, reactors: int):
-    server = start("--reactors", str(reactors))
+@pytest.mark.parametrize(
+    ("more", "workers"),
+    [((), 1), (("--reactors", "2"), 3), (("--workers", "2"), 2)],
+    ids=["one", "reactors", "workers"],
+)
+def test_frames_and_what_is_none_are_counted(start: Start, more: tuple[str, ...], workers: int):
+    server = start(*more)
     port = port_of(server)
     with connect(server) as one, connect(server) as other:
         for connection in (one, other):
@@ -101,11 +110,10 @@ def test_frames_and_what_is_none_are_counted(start: Start, reactors: int):
     assert total(samples, "penstock_python_gil_hold_seconds_count") > 0
     status = json_of(port, "status")
     assert status["listeners"] == [server.address]
-    assert [worker["state"] for worker in status["workers"]] == ["ready"] * (1 if reactors == 1 else reactors + 1)
-    (group,) = json_of(port, "config")["groups"]
-    shown = {each["name"]: each for each in group["settings"]}
-    assert (shown["max_connections"]["value"], shown["max_connections"]["is_default"]) == (40, False)
-    assert "LengthPrefixed" in shown["protocol"]["value"]
+    assert [worker["state"] for worker in status["workers"]] == ["ready"] * workers
+    shown = {each["name"]: each for group in json_of(port, "config")["groups"] for each in group["settings"]}
+    assert shown["metrics_bind"]["value"] == "0"
+    assert "keep_alive" not in str(shown), "what a web server has alone is not shown"
 
 
 def test_connections_beyond_the_limit_are_counted(start: Start):
@@ -128,7 +136,25 @@ def test_a_handler_that_keeps_the_loop_is_named(start: Start):
     server.wait_for_log("The event loop goes on")
 
 
+@pytest.mark.parametrize("more", [(), ("--reactors", "2"), ("--workers", "1")], ids=["one", "reactors", "workers"])
+def test_datagrams_are_counted(start: Start, more: tuple[str, ...]):
+    server = start(*more, command="udp")
+    host, _, port = server.address.removeprefix("udp://").rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(20)
+        client.connect((host, int(port)))
+        for number in range(5):
+            client.send(b"%d" % number)
+            assert client.recv(100) == b"%d" % number
+    samples = until(
+        lambda: (found := scrape(port_of(server))) and total(found, "penstock_datagrams_sent_total") == 5 and found
+    )
+    assert total(samples, "penstock_datagrams_received_total") == 5
+    assert {worker["state"] for worker in json_of(port_of(server), "status")["workers"]} == {"ready"}
+    assert not any(dict(labels).get("worker") == "main" for _, labels in samples)
+
+
 def test_a_place_that_is_none_is_refused():
-    server = TCPServer(lambda connection, frame: None)
+    server = TCPServer(print)
     with pytest.raises(ConfigError, match="--metrics-bind: expected"):
         server.run("127.0.0.1:0", metrics_bind="nowhere")

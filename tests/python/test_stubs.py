@@ -43,7 +43,13 @@ def stub_classes() -> dict[str, ast.ClassDef]:
 
 
 def members(stub: ast.ClassDef) -> dict[str, ast.FunctionDef]:
-    return {each.name: each for each in stub.body if isinstance(each, ast.FunctionDef)}
+    functions = [each for each in stub.body if isinstance(each, ast.FunctionDef)]
+    return {each.name: each for each in functions if not is_setter(each)}
+
+
+def is_setter(function: ast.FunctionDef) -> bool:
+    """What may be set is the property itself in the binary."""
+    return any(isinstance(each, ast.Attribute) and each.attr == "setter" for each in function.decorator_list)
 
 
 def is_property(function: ast.FunctionDef) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import os
 import socket
 import struct
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from streams import Peer, run, started, until
 
 import penstock
-from penstock import CloseReason, Connection, FrameError, Heartbeat, StreamLimits, TCPServer
+from penstock import CloseReason, Connection, FrameError, Heartbeat, StreamLimits, TCPServer, _core
 from penstock.errors import ConfigError
 from penstock.protocol import Delimiter, Fixed, LengthPrefixed, Line, Raw, Resp, Varint
 
@@ -720,6 +721,99 @@ def test_a_group_does_not_wait_for_a_slow_member():
     run(main)
 
 
+def test_a_group_holds_one_copy_for_all_who_have_not_read_it():
+    frame, members = bytes(500_000), 100
+
+    def resident_bytes() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    async def main() -> None:
+        connections: list[Connection] = []
+        async with TCPServer(lambda *_: None, on_connect=connections.append) as server:
+            group = server.group()
+            address = await started(server)
+            peers = [await Peer.connect(address, receive_buffer=4096) for _ in range(members)]
+            await until(lambda: len(connections) == members)
+            for each in connections:
+                group.add(each)
+            before = resident_bytes()
+            assert group.send(frame) == members
+            # A turn of the loop, and the kernel has what it takes: nobody reads, so nobody has it whole.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            unsent = sum(each.unsent_bytes for each in connections)
+            assert unsent > members * len(frame) // 4
+            assert resident_bytes() - before < unsent // 4, "one copy, and not one for each"
+            received = await asyncio.gather(*(each.receive(len(frame)) for each in peers))
+            assert all(each == frame for each in received)
+            for each in peers:
+                each.close()
+
+    run(main)
+
+
+def test_a_flooding_writer_waits_for_its_handler_and_holds_up_nobody():
+    handled: list[bytes] = []
+    may_go_on = asyncio.Event()
+
+    async def on_message(connection: Connection, frame: bytes) -> None:
+        if frame == b"quick":
+            connection.send(frame)
+            return
+        await may_go_on.wait()
+        handled.append(frame)
+
+    async def main() -> None:
+        async with TCPServer(
+            on_message, protocol=LengthPrefixed(), limits=StreamLimits(max_held_bytes=32_768)
+        ) as server:
+            address = await started(server)
+            flooder, sent, flood = await Peer.connect(address), 0, (b"\0\0\1\0" + bytes(256)) * 1000
+            with contextlib.suppress(TimeoutError):
+                while sent < 1 << 27:
+                    await asyncio.wait_for(flooder.send(flood), 0.3)
+                    sent += 1000
+            assert not handled
+            assert sent * 260 < 1 << 27, "the kernel's buffers are full, and ours at their bound"
+            other = await Peer.connect(address)
+            await other.send(b"\0\0\0\5quick")
+            assert await other.receive(9) == b"\0\0\0\5quick"
+            may_go_on.set()
+            # What was cut off within a frame was never sent whole.
+            await until(lambda: len(handled) >= sent)
+            flooder.close()
+            other.close()
+
+    run(main)
+
+
+def test_socket_options_hold_for_what_is_accepted_and_for_clients():
+    options = penstock.SocketOptions(
+        keep_alive=True, keep_alive_idle_s=77, user_timeout_ms=12_345, type_of_service=0x10
+    )
+    wanted = {"SO_KEEPALIVE": True, "TCP_KEEPIDLE": 77, "TCP_USER_TIMEOUT": 12_345, "IP_TOS": 0x10}
+
+    def options_of_sockets() -> list[dict[str, Any]]:
+        """Of every connected TCP socket of this process."""
+        found: list[dict[str, Any]] = []
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as sock:
+                if sock.family == socket.AF_INET and sock.getpeername():
+                    found.append({option: _core.get_socket_option(sock.fileno(), option) for option in wanted})
+        return found
+
+    async def main() -> None:
+        connections: list[Connection] = []
+        server = TCPServer(lambda *_: None, on_connect=connections.append, options=options)
+        async with server, penstock.TCPClient(options=options) as client:
+            host, port = await started(server)
+            await client.start(f"{host}:{port}")
+            await until(lambda: connections)
+            assert options_of_sockets() == [wanted, wanted]
+
+    run(main)
+
+
 def test_replies_of_resp_are_written_by_their_type():
     seen: list[list[bytes]] = []
 
@@ -768,6 +862,7 @@ def test_stopping_waits_for_handlers_and_lets_what_was_sent_leave():
     async def on_message(connection: Connection, data: bytes) -> None:
         running.set()
         await asyncio.sleep(0.05)
+        connection.send(b"answer")
         ended.append("handler")
 
     async def main() -> None:
@@ -778,13 +873,43 @@ def test_stopping_waits_for_handlers_and_lets_what_was_sent_leave():
         await running.wait()
         closing = asyncio.create_task(server.close())
         assert await idle.is_closed()
-        assert await peer.is_closed()
+        assert await peer.receive_all() == b"answer"
         peer.close()
         idle.close()
         await closing
         assert sorted(ended) == ["handler", "stopped", "stopped"]
 
     run(main)
+
+
+def test_stopping_ends_the_streams_that_handlers_receive_from():
+    told: list[str] = []
+    running = asyncio.Event()
+
+    async def handler(connection: Connection) -> None:
+        async for frame in connection:
+            if frame == b"work":
+                running.set()
+                await asyncio.sleep(0.05)
+            connection.send(b"did " + frame)
+        connection.send(b"bye")
+        told.append("bye")
+
+    async def main() -> None:
+        server = TCPServer(handler=handler, protocol=Line())
+        busy, idle = await Peer.connect(await started(server)), await Peer.connect(server.listeners[0].getsockname())
+        await idle.send(b"hello\n")
+        assert await idle.receive(10) == b"did hello\n"
+        await busy.send(b"work\n")
+        await running.wait()
+        await server.close()
+        assert await busy.receive_all() == b"did work\nbye\n"
+        assert await idle.receive_all() == b"bye\n"
+        busy.close()
+        idle.close()
+
+    run(main)
+    assert told == ["bye", "bye"]
 
 
 def test_a_connection_kept_by_nobody_has_no_object_and_one_that_is_kept_lasts():

@@ -2,6 +2,7 @@
 
 1. A 10 GiB upload and a 10 GiB download, the application slow, then the client slow.
 2. A million short connections, of which some end with a reset.
+3. A million short connections to a `TCPServer`, ended in every way that a peer can end one.
 
 `--scale 0.01` does a hundredth of it. Exit status 0 if everything stayed within its bound.
 """
@@ -25,6 +26,8 @@ GIB = 1 << 30
 # What a server may grow by while gigabytes pass: queues at their bounds, allocator slack; not the body.
 MEMORY_BOUND_BYTES = 16 << 20
 CLIENT_THREADS = 4
+# Politely closed connections linger for two seconds.
+LINGER_S = 2.5
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -61,6 +64,41 @@ def serving() -> Iterator[Server]:
         port = listener.getsockname()[1]
     try:
         yield Server(process, port)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+STREAM_SERVER = """
+import sys
+import penstock
+from penstock.protocol import LengthPrefixed
+
+penstock.TCPServer(
+    lambda connection, frame: connection.send(frame),
+    protocol=LengthPrefixed(),
+    on_connect=lambda connection: None,
+    on_close=lambda connection, reason: None,
+    on_error=lambda connection, error: None,
+).run(sys.argv[1], log_level="warning")
+"""
+
+
+@contextmanager
+def serving_streams() -> Iterator[Server]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", STREAM_SERVER, f"127.0.0.1:{port}"], text=True)
+    server = Server(process, port)
+    try:
+        while True:
+            try:
+                server.connect().close()
+                break
+            except ConnectionRefusedError:
+                assert process.poll() is None, "the server did not start"
+                time.sleep(0.05)
+        yield server
     finally:
         process.terminate()
         process.wait(30)
@@ -110,19 +148,58 @@ def download(server: Server, count: int, app_pause_ms: float, client_pause_s: fl
     return received > count
 
 
+FRAME = struct.pack(">I", 64) + bytes(64)
+
+
+def one_stream(peer: socket.socket, number: int) -> bool:
+    """A frame there and back, and one of eight ends. Whether what was to come came."""
+    peer.sendall(FRAME)
+    came = b""
+    while len(came) < len(FRAME) and (piece := peer.recv(len(FRAME) - len(came))):
+        came += piece
+    match number % 8:
+        case 0:  # A reset.
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        case 1:  # Half closed: the server's end comes, too.
+            peer.shutdown(socket.SHUT_WR)
+            return came == FRAME and peer.recv(1) == b""
+        case 2:  # Within a frame.
+            peer.sendall(FRAME[:10])
+        case 3:  # A frame longer than is taken: the server closes.
+            peer.sendall(b"\xff" * 4)
+            return came == FRAME and peer.recv(1) == b""
+        case 4:  # With an answer on its way.
+            peer.sendall(FRAME)
+        case _:
+            pass
+    return came == FRAME
+
+
+def short_streams(server: Server, count: int) -> bool:
+    return all_short(server, count, one_stream)
+
+
+def one_request(peer: socket.socket, number: int) -> bool:
+    peer.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    if number % 10 == 0:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    return peer.recv(4096).startswith(b"HTTP/1.1 200")
+
+
 def short_connections(server: Server, count: int) -> bool:
     """Each is opened, asks once, and is closed by its client; every tenth with a reset."""
+    return all_short(server, count, one_request)
+
+
+def all_short(server: Server, count: int, one: Callable[[socket.socket, int], bool]) -> bool:
     failures: list[str] = []
 
     def one_thread(number: int) -> None:
         for n in range(count // CLIENT_THREADS):
             # Many source addresses, or the ports of one run out while they linger in TIME_WAIT.
             with server.connect(f"127.{number + 1}.{n // 20000 % 200}.1") as peer:
-                peer.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-                if not peer.recv(4096).startswith(b"HTTP/1.1 200"):
+                if not one(peer, n):
                     failures.append("no answer")
-                if n % 10 == 0:
-                    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     threads = [threading.Thread(target=one_thread, args=(number,)) for number in range(CLIENT_THREADS)]
     for thread in threads:
@@ -135,7 +212,9 @@ def short_connections(server: Server, count: int) -> bool:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="the share of the full soak to do")
-    scale = parser.parse_args(argv).scale
+    parser.add_argument("--only", choices=["http", "streams"], help="one of the servers")
+    given = parser.parse_args(argv)
+    scale, only = given.scale, given.only
     size, connections = int(10 * GIB * scale), int(1_000_000 * scale)
     works: list[tuple[str, Callable[[Server], bool]]] = [
         (f"upload of {size} bytes, slow application", lambda server: upload(server, size, 20, 0)),
@@ -144,25 +223,37 @@ def main(argv: list[str]) -> int:
         (f"download of {size} bytes, slow client", lambda server: download(server, size, 0, 0.02)),
         (f"{connections} short connections", lambda server: short_connections(server, connections)),
     ]
-    failed = False
-    with serving() as server:
-        short_connections(server, 4000)
-        upload(server, 1 << 26, 0, 0)
-        download(server, 1 << 26, 0, 0)
-        descriptors = server.descriptors()
-        for name, work in works:
-            began = time.monotonic()
-            with peak_growth(server) as growth:
-                right = work(server)
-            time.sleep(2.5)  # Politely closed connections linger for two seconds.
-            flat = growth() <= MEMORY_BOUND_BYTES and server.descriptors() <= descriptors
-            failed |= not (right and flat)
-            took = time.monotonic() - began - 2.5
-            print(
-                f"{'ok  ' if right and flat else 'FAIL'} {name}: {took:.1f} s, memory grew by at most "
-                f"{growth() / 2**20:.2f} MiB, {server.descriptors()} descriptors (before: {descriptors})"
-            )
-    return int(failed)
+    streams: list[tuple[str, Callable[[Server], bool]]] = [
+        (f"{connections} short connections to a TCPServer", lambda server: short_streams(server, connections)),
+    ]
+    is_flat = True
+    if only != "streams":
+        with serving() as server:
+            short_connections(server, 4000)
+            upload(server, 1 << 26, 0, 0)
+            download(server, 1 << 26, 0, 0)
+            is_flat &= all(stays_flat(server, *each) for each in works)
+    if only != "http":
+        with serving_streams() as server:
+            short_streams(server, 4000)
+            is_flat &= all(stays_flat(server, *each) for each in streams)
+    return int(not is_flat)
+
+
+def stays_flat(server: Server, name: str, work: Callable[[Server], bool]) -> bool:
+    """Do this work, and say whether it went right with memory and descriptors flat."""
+    time.sleep(LINGER_S)
+    descriptors, began = server.descriptors(), time.monotonic()
+    with peak_growth(server) as growth:
+        right = work(server)
+    took = time.monotonic() - began
+    time.sleep(LINGER_S)
+    flat = growth() <= MEMORY_BOUND_BYTES and server.descriptors() <= descriptors
+    print(
+        f"{'ok  ' if right and flat else 'FAIL'} {name}: {took:.1f} s, memory grew by at most "
+        f"{growth() / 2**20:.2f} MiB, {server.descriptors()} descriptors (before: {descriptors})"
+    )
+    return right and flat
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": "serve",
     "static": "static",
     "tcp": "tcp",
+    "udp": "udp",
     "ctl": "ctl",
     "tune": "tune",
     "bench": "bench",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import click
 
+from ..socket_options import SocketOptions
+from .protocol_options import add_settings, config_of
+
 
 @click.command("tcp")
 @click.argument("server")
@@ -16,41 +19,22 @@ import click
     metavar="ADDRESS",
     help="Listen at host:port or unix:/path; may be repeated.  [default: 127.0.0.1:9000]",
 )
-@click.option("--reactors", type=click.IntRange(1, 1024), default=1, help="Event loops, one thread each.  [default: 1]")
-@click.option("--poller", type=click.Choice(["auto", "epoll", "io_uring"]), default="auto", help="[default: auto]")
 @click.option(
-    "--metrics-bind",
-    metavar="ADDRESS",
-    help="Measure, and show what is measured here: /metrics for Prometheus, /-/ for people. A port alone is one of "
-    "127.0.0.1.",
+    "--socket-option", "options", metavar="NAME=VALUE", multiple=True, help="Set a socket option. Repeatable."
 )
-@click.option(
-    "--slow-callback",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    metavar="SECONDS",
-    help="Log the stack that keeps an event loop for longer; 0 is never.  [default: 0]",
-)
-@click.option("--app-dir", default=".", metavar="DIR", help="Look for the module in this directory.  [default: .]")
-def command(
-    server: str,
-    addresses: tuple[str, ...],
-    reactors: int,
-    poller: str,
-    metrics_bind: str | None,
-    slow_callback: float,
-    app_dir: str,
-) -> None:
+def command(server: str, addresses: tuple[str, ...], options: tuple[str, ...], **settings: str | None) -> None:
     """Serve a protocol of your own.
 
     SERVER is module:attribute, as in main:server for `server = penstock.TCPServer(...)` in main.py.
     """
-    from .. import importer
-    from ..errors import AppImportError
-    from ..streams import TCPServer
+    config, given = config_of(settings), SocketOptions.parse(options)
+    # Only now, so that help and a wrong option are answered at once.
+    from ..importer import add_app_dir
+    from ..streams import run_streams
 
-    importer.add_app_dir(app_dir)
-    found = importer.load_object(server)
-    if not isinstance(found, TCPServer):
-        raise AppImportError(f"{server}: expected a penstock.TCPServer, got {type(found).__name__}")
-    found.run(*addresses, reactors=reactors, poller=poller, metrics_bind=metrics_bind, slow_callback_s=slow_callback)
+    add_app_dir(config.app_dir)
+    is_timed = settings["timeout_graceful_shutdown_s"] is not None
+    run_streams(server, addresses, config, given, config.timeout_graceful_shutdown_s if is_timed else None)
+
+
+add_settings(command)

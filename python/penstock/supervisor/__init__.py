@@ -4,21 +4,27 @@ The supervisor is one thread that owns the listening sockets and never serves. I
 application only to preload it; so a fork finds no thread in the middle of anything, costs a few milliseconds, and takes
 an application object as well as a name.
 
-`plan` decides purely what is to be done; `supervisor` does it. `process` is one worker as its supervisor has it,
+`plan` decides purely what is to be done; `supervisor` does it. `trade` is what workers serve: applications, or
+protocols of one's own. `process` is one worker as its supervisor has it,
 `worker` the same from inside. They talk in lines over a socket pair, and the end of that is how each learns of the
 other's death. What workers tell all the time goes through the scoreboard, in shared memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import ServerConfig
 
+if TYPE_CHECKING:
+    from .trade import Trade
 
-def supervise(app: str | Callable[..., Any], config: ServerConfig) -> None:
-    """Serve with workers until SIGINT, SIGTERM or SIGQUIT. Raises `PenstockError`, as `server.serve` does."""
+
+def supervise(app: Any, config: ServerConfig, trade: Trade | None = None) -> None:
+    """Serve with workers until SIGINT, SIGTERM or SIGQUIT: an application, or what else their trade is.
+
+    Raises `PenstockError`, as `server.serve` does.
+    """
     from .supervisor import Supervisor
 
-    Supervisor(app, config).run()
+    Supervisor(app, config, trade).run()

@@ -10,16 +10,17 @@ import socket
 
 from .. import listener
 from ..config import ServerConfig
+from .trade import Trade
 
 
 class Seats:
-    def __init__(self, config: ServerConfig, inherited: dict[int, list[int]] | None = None) -> None:
-        seats = {seat: [listener.inherit(fd) for fd in fds] for seat, fds in (inherited or {}).items()}
-        self._first = seats.pop(0, None) or listener.open_listeners(config)
-        self.addresses = [listener.describe(each) for each in self._first]
-        self._config = config
+    def __init__(self, trade: Trade, config: ServerConfig, inherited: dict[int, list[int]] | None = None) -> None:
+        seats = {seat: [trade.inherit(fd) for fd in fds] for seat, fds in (inherited or {}).items()}
+        self._first = seats.pop(0, None) or trade.open(config)
+        self.addresses = [trade.describe(each) for each in self._first]
+        self._trade, self._config = trade, config
         # Unix sockets and inherited ones cannot be had twice.
-        self.are_own = config.accept == "reuseport" and all(map(listener.is_reusable, self._first))
+        self.are_own = config.accept == "reuseport" and all(map(trade.has_twins, self._first))
         self._others: dict[int, list[socket.socket]] = seats
         self.are_given_away = False
 
@@ -27,7 +28,7 @@ class Seats:
         if seat == 0 or not self.are_own:
             return list(self._first)
         if seat not in self._others:
-            self._others[seat] = [listener.open_twin(each, self._config) for each in self._first]
+            self._others[seat] = [self._trade.twin(each, self._config) for each in self._first]
         return list(self._others[seat])
 
     def give_up(self, seat: int) -> None:
@@ -46,7 +47,7 @@ class Seats:
 
     def give_away(self) -> None:
         self.are_given_away = True
-        listener.give_away(self._first)
+        self._trade.give_away(self._first)
 
     def close(self) -> None:
         """In every process that has them they are closed, never shut down: who waits there is a worker's still."""

@@ -16,10 +16,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .. import _core, app_metrics, errors, identity, importer, logs, systemd
+from .. import _core, app_metrics, errors, identity, logs, systemd
 from ..config import ServerConfig
 from ..errors import AddressInUse, ConfigError, PenstockError
 from ..metrics import SupervisedMetrics
@@ -30,6 +29,7 @@ from .cpus import usable_cpus
 from .plan import BackOff, Stage, plan
 from .process import Process, describe_exit, fork
 from .seats import Seats
+from .trade import HttpTrade, Trade
 from .upgrade import Inheritance, Successor
 
 # Room for several generations at once: the ones before are still answering what they hold.
@@ -57,10 +57,10 @@ _SIGNALS = (
 class Supervisor:
     """Runs workers until it is told to stop."""
 
-    def __init__(self, app: str | Callable[..., Any], config: ServerConfig) -> None:
+    def __init__(self, app: Any, config: ServerConfig, trade: Trade | None = None) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise ConfigError("--workers: a supervisor handles signals, and so runs in the main thread alone")
-        self.app, self.config = app, config
+        self.app, self.config, self._trade = app, config, trade or HttpTrade()
         self.wanted = usable_cpus() if config.workers == "auto" else config.workers or 1
         self.generation = self._last_generation = 1
         self.processes: list[Process] = []
@@ -90,7 +90,7 @@ class Supervisor:
         """Raises what kept the first workers from starting."""
         identity.check(self.config)
         self._inheritance = Inheritance.take()
-        self._seats = Seats(self.config, self._inheritance.seats if self._inheritance else None)
+        self._seats = Seats(self._trade, self.config, self._inheritance.seats if self._inheritance else None)
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
             self._names = stack
@@ -100,7 +100,7 @@ class Supervisor:
             if self._inheritance is None:
                 self._take_names()
             if self.config.preload:
-                self.app = importer.load_app(self.app, factory=self.config.factory)
+                self.app = self._trade.load(self.app, self.config)
             # What is there by now is every worker's: the collector need not touch, and so copy, its pages.
             gc.collect()
             gc.freeze()
@@ -121,7 +121,9 @@ class Supervisor:
     def _show_metrics(self) -> None:
         """A predecessor has the place until it knows that this one is ready: then again, at the next look."""
         try:
-            self._metrics = SupervisedMetrics(self.config, self._scoreboard, self._seats.addresses)
+            self._metrics = SupervisedMetrics(
+                self.config, self._scoreboard, self._seats.addresses, self._trade.settings
+            )
         except AddressInUse:
             if self._inheritance is None:
                 raise
@@ -406,7 +408,9 @@ class Supervisor:
         ours, theirs = Channel.pair()
         seat = self._free_seat()
         listeners = self._seats.of(seat)
-        place = worker.Place(self._scoreboard, slot, self.generation, theirs, self.app, listeners, self.config)
+        place = worker.Place(
+            self._scoreboard, slot, self.generation, theirs, self._trade, self.app, listeners, self.config
+        )
         pid = fork(lambda: self._be_worker(place, ours))
         theirs.close()
         process = Process(
@@ -590,4 +594,7 @@ def _error_of(process: Process, why: str) -> PenstockError:
         return errors.StartupError(f"worker [{process.pid}] {why} while it started")
     kind = getattr(errors, str(process.failure["kind"]), PenstockError)
     details = process.failure["details"]
-    return kind(str(process.failure["message"]), details=None if details is None else str(details))
+    # Its message is whole already: some kinds make it of parts.
+    error = kind.__new__(kind)
+    PenstockError.__init__(error, str(process.failure["message"]), details=None if details is None else str(details))
+    return error

@@ -11,17 +11,19 @@ import os
 import signal
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from socket import socket
 from typing import Any, NoReturn
 
-from .. import _core, identity, importer, listener, logs, tracing
+from .. import _core, identity, listener, logs, tracing
 from ..config import ServerConfig
 from ..errors import PenstockError
 from ..event_loop import EventLoop
 from ..server import Worker, end_leftovers, stopping_on_signals
 from .channel import MAX_LINE_BYTES, Channel
+from .trade import Trade
 
 # How long a worker may take to go when its supervisor is gone.
 _ORPHAN_GRACE_S = 0.6
@@ -38,7 +40,8 @@ class Place:
     slot: int
     generation: int
     channel: Channel
-    app: str | Callable[..., Any]
+    trade: Trade
+    app: Any
     listeners: list[socket]
     config: ServerConfig
 
@@ -80,7 +83,7 @@ def _reset_signals() -> None:
 def _serve(place: Place) -> int:
     try:
         identity.become(place.config)
-        app = importer.load_app(place.app, factory=place.config.factory)
+        app = place.trade.load(place.app, place.config)
         loop_factory = lambda: EventLoop(place.config.poller, place.scoreboard, place.slot)  # noqa: E731
         with tracing.exporting(place.config), asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(_main(place, app))
@@ -96,9 +99,9 @@ def _serve(place: Place) -> int:
     return 0
 
 
-async def _main(place: Place, app: Callable[..., Any]) -> None:
+async def _main(place: Place, app: Any) -> None:
     loop = asyncio.get_running_loop()
-    worker = SupervisedWorker(place, app)
+    worker = place.trade.worker(place, app)
     loop.add_reader(place.channel.end, worker.listen_to_supervisor)
     with stopping_on_signals(loop, worker.stop):
         loop.add_signal_handler(signal.SIGINT, lambda: None)
@@ -109,33 +112,79 @@ async def _main(place: Place, app: Callable[..., Any]) -> None:
             await end_leftovers()
 
 
-class SupervisedWorker(Worker):
-    """A worker that shares its listeners, tells how it is, and can be told to retire."""
+class Supervised(ABC):
+    """What any worker is to its supervisor: told to retire or to stop; telling that it is ready, and alive."""
 
-    def __init__(self, place: Place, app: Callable[..., Any]) -> None:
-        super().__init__(app, place.listeners, place.config)
-        self._place = place
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self._loop = asyncio.get_running_loop()
         self._sees_off = self._is_last = False
         timeout_s = place.config.timeout_worker_s or 3600.0
         self._beat_s = min(max(timeout_s / 4, 0.05), 5.0)
 
+    @abstractmethod
+    async def main(self) -> None:
+        """Serve until it is stopped, or leaves."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop gracefully; asked again, without waiting for what is under way."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Stop with patience: others serve already."""
+
     def listen_to_supervisor(self) -> None:
-        for message in self._place.channel.receive():
+        for message in self.place.channel.receive():
             if message is None:
                 self._stop_as_orphan()
             elif "stop" in message:
                 self._is_last = message["stop"]["is_last"]
                 self.stop()
             elif "retire" in message:
-                self.retire(sees_off=message["retire"]["sees_off"])
+                # Whether its listeners go with it, so that who waits there is to be taken along.
+                self._sees_off = self._is_last = message["retire"]["sees_off"]
+                self.leave()
 
-    def retire(self, *, sees_off: bool) -> None:
-        """Leave, with patience: others serve already. Idle connections stay as long as they would be kept alive.
+    def _stop_as_orphan(self) -> None:
+        logs.error_logger.error("The supervisor is gone: leaving")
+        self._loop.remove_reader(self.place.channel.end)
+        self.stop()
+        self._loop.call_later(_ORPHAN_GRACE_S / 2, self.stop)
 
-        `sees_off`: its listeners go with it, so that who waits there is to be taken along.
-        """
-        self._sees_off = self._is_last = sees_off
+    def report(self, loop: EventLoop) -> None:
+        """Before it listens: tell in the scoreboard how many connections there are, and leave some to others."""
+        config = self.place.config
+        is_shared = config.accept == "shared" and config.workers not in (None, 1)
+        loop.reactor.report_to(self.place.scoreboard, self.place.slot, is_shared)
+
+    def tell_ready(self, loop: EventLoop) -> None:
+        place = self.place
+        gc.collect()
+        gc.freeze()
+        place.scoreboard.set_state(place.slot, "ready")
+        self._beat()
+        # In the turn after the next: by then the listeners are being waited for.
+        loop.call_soon(loop.call_soon, lambda: place.channel.send(ready=True))
+
+    def tell_leaving(self) -> None:
+        logs.error_logger.info("Shutting down")
+        self.place.scoreboard.set_state(self.place.slot, "draining")
+
+    def _beat(self) -> None:
+        """Nothing but a turn of the loop, which the scoreboard counts."""
+        self._loop.call_later(self._beat_s, self._beat)
+
+
+class SupervisedWorker(Worker, Supervised):
+    """A worker that serves an application, and shares its listeners."""
+
+    def __init__(self, place: Place, app: Callable[..., Any]) -> None:
+        Worker.__init__(self, app, place.listeners, place.config)
+        Supervised.__init__(self, place)
+
+    def leave(self) -> None:
+        """Idle connections stay as long as they would be kept alive."""
         if not self._stop.is_set():
             self._has_patience = True
             self._stop.set()
@@ -146,37 +195,19 @@ class SupervisedWorker(Worker):
         if had_patience and isinstance(self._loop, EventLoop):
             self._loop.reactor.drain()
 
-    def _stop_as_orphan(self) -> None:
-        logs.error_logger.error("The supervisor is gone: leaving")
-        self._loop.remove_reader(self._place.channel.end)
-        self.stop()
-        self._loop.call_later(_ORPHAN_GRACE_S / 2, self.stop)
-
     def let_in(self, loop: EventLoop) -> None:
-        place = self._place
-        is_shared = self.config.accept == "shared" and self.config.workers not in (None, 1)
-        loop.reactor.report_to(place.scoreboard, place.slot, is_shared)
+        self.report(loop)
         for each in self.listeners:
             loop.reactor.add_listener(each.fileno())
-        gc.collect()
-        gc.freeze()
-        place.scoreboard.set_state(place.slot, "ready")
-        self._beat()
-        # In the turn after the next: by then the listeners are being waited for.
-        loop.call_soon(loop.call_soon, lambda: place.channel.send(ready=True))
+        self.tell_ready(loop)
 
     def let_nobody_in(self, loop: EventLoop) -> None:
-        logs.error_logger.info("Shutting down")
-        self._place.scoreboard.set_state(self._place.slot, "draining")
+        self.tell_leaving()
         listener.close_listeners(self.listeners)
         if self._has_patience and not self._sees_off:
             loop.reactor.leave_listeners()
         else:
             loop.reactor.remove_listeners(last=self._is_last)
-
-    def _beat(self) -> None:
-        """Nothing but a turn of the loop, which the scoreboard counts."""
-        self._loop.call_later(self._beat_s, self._beat)
 
 
 def _leave(status: int) -> NoReturn:

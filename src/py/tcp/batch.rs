@@ -437,7 +437,10 @@ impl task::Ending for HandlerEnding {
         drop(task);
         match error {
             None if self.is_whole => StreamServer::handler_ended(slf, object),
-            None => slf.get().with(|streams, io| streams.set_busy(io, token, false)),
+            None => slf.get().with(|streams, io| match streams.is_stopping(slf.get().number) {
+                true => streams.close(io, token, Ending::Stopped),
+                false => streams.set_busy(io, token, false),
+            }),
             Some(error) if error.is_instance_of::<PyException>(py) || task::is_cancelled_error(py, &error) => {
                 StreamServer::handler_failed(slf, object, error)
             }

@@ -132,7 +132,11 @@ impl StreamConnection {
         if let Some(frame) = this.state.enter()?.frames.pop_front() {
             return Ok(Look::Ready(frame));
         }
-        StreamServer::refill(this.server.bind(py), slf)?;
+        // A server that stops takes no more than it has cut.
+        let is_stopping = this.with(|streams, _| streams.is_stopping(this.server.get().number))?;
+        if !is_stopping {
+            StreamServer::refill(this.server.bind(py), slf)?;
+        }
         let mut state = this.state.enter()?;
         if let Some(frame) = state.frames.pop_front() {
             return Ok(Look::Ready(frame));
@@ -142,7 +146,7 @@ impl StreamConnection {
         if let Some(error) = error {
             return Err(PyErr::from_value(error.into_bound(py)));
         }
-        let has_ended = has_closed || this.with(|streams, io| streams.peer_has_ended(io, this.token))?;
+        let has_ended = has_closed || is_stopping || this.with(|streams, io| streams.peer_has_ended(io, this.token))?;
         match (has_ended, in_loop) {
             (false, _) => this.wait(py, Awaited::Frame),
             (true, false) => Ok(Look::Ready(py.None())),

@@ -1,7 +1,7 @@
 //! A StreamServer is one endpoint of a reactor: its framing, its handlers, its listeners. A client's, too: what differs
 //! is who makes the connections.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use pyo3::types::PyDict;
 use super::connection::StreamConnection;
 use super::frames::{Shape, framing_of};
 use super::group::StreamGroup;
+use super::wait::Awaited;
 use crate::core::Token;
 use crate::core::event_loop::Hold;
 use crate::protocol::framing::Framing;
@@ -119,6 +120,20 @@ impl StreamServer {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The objects of connections whose handlers are suspended.
+    fn at_work<'py>(&self, py: Python<'py>) -> PyResult<HashMap<Token, Bound<'py, StreamConnection>>> {
+        let tokens: HashSet<Token> = self.state.enter()?.suspended.keys().map(|&(token, _)| token).collect();
+        self.with(|_, io| {
+            let kept = |token: Token| Some((token, io.stream(token)?.object)).filter(|&(_, object)| object != 0);
+            let objects = tokens.into_iter().filter_map(kept);
+            // SAFETY: `keep` put a strong reference there, which nothing takes out meanwhile.
+            let bound = |object: usize| unsafe {
+                Bound::from_borrowed_ptr(py, object as *mut pyo3::ffi::PyObject).cast_into_unchecked()
+            };
+            objects.map(|(token, object)| (token, bound(object))).collect()
+        })
     }
 
     /// The loop is closed: let go of what referred to it.
@@ -288,10 +303,13 @@ impl StreamServer {
         Py::new(slf.py(), StreamGroup::new(slf.clone().unbind()))
     }
 
-    /// Close every connection once what was sent has left, and take no more.
-    fn stop(&self) -> PyResult<()> {
+    /// Take no more, and close every connection once what was sent has left: when its handler has ended, if it has one
+    /// at work. Whoever receives sees the end of the stream.
+    fn stop(&self, py: Python<'_>) -> PyResult<()> {
         self.remove_listeners()?;
-        self.with(|streams, io| streams.stop(io, self.number, Ending::Stopped))
+        let at_work = self.at_work(py)?;
+        self.with(|streams, io| streams.stop(io, self.number, Ending::Stopped, |token| at_work.contains_key(&token)))?;
+        at_work.values().try_for_each(|object| object.get().wake(py, Awaited::Frame))
     }
 
     /// Cut off what has not closed.

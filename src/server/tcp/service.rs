@@ -684,13 +684,19 @@ impl Streams {
         tokens
     }
 
-    /// Close every connection of an endpoint, and take no more.
-    pub fn stop(&mut self, io: &mut StreamIo, number: u16, ending: Ending) {
+    /// Close every connection of an endpoint but those that are at work, and take no more.
+    pub fn stop(&mut self, io: &mut StreamIo, number: u16, ending: Ending, is_at_work: impl Fn(Token) -> bool) {
         if let Some(endpoint) = self.endpoint_mut(number) {
             endpoint.is_stopping = true;
         }
         for token in self.tokens_of(io, number) {
-            self.close(io, token, ending);
+            if !is_at_work(token) {
+                self.close(io, token, ending);
+            }
         }
+    }
+
+    pub fn is_stopping(&self, number: u16) -> bool {
+        self.endpoint(number).is_some_and(|endpoint| endpoint.is_stopping)
     }
 }
