@@ -329,6 +329,21 @@ def test_a_worker_that_is_killed_loses_what_it_held_alone_and_is_replaced(serve:
     assert pid_that_answers(server) != victim
 
 
+def cpu_s(pid: int) -> float:
+    return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
+
+
+def test_a_supervisor_that_has_replaced_a_worker_rests(serve: Serve) -> None:
+    server = serve(APP, "--workers", "1")
+    (victim,) = children(server)
+    os.kill(victim, signal.SIGKILL)
+    wait_for_others(server, {victim})
+    wait_until(lambda: server.log.count("Application startup complete") == 2)
+    before, until = cpu_s(server.process.pid), time.monotonic() + 1.0
+    wait_until(lambda: time.monotonic() > until)
+    assert cpu_s(server.process.pid) - before < 0.15
+
+
 def test_workers_leave_when_their_supervisor_is_killed_even_a_stuck_one(serve: Serve) -> None:
     server = serve(APP, "--workers", "2")
     workers = children(server)
@@ -551,6 +566,18 @@ def test_a_new_supervisor_takes_over_under_load_and_no_request_is_lost(
     server.wait()
     assert not pid_file.exists()
     assert not control.exists()
+
+
+def test_a_call_for_a_new_supervisor_that_comes_early_is_heeded_once_there_is_one(serve: Serve, tmp_path: Path) -> None:
+    pid_file = tmp_path / "server.pid"
+    server = serve(APP, "--workers", "1", "--pid", str(pid_file), env={"START_S": "0.5"}, ready=False)
+    server.wait_for_log("Started supervisor process")
+    server.signal(signal.SIGUSR2)
+    successor = supervisor_that_takes_over(server)
+    assert server.process.wait(TIMEOUT_S) == 0
+    assert int(pid_file.read_text()) == successor
+    os.kill(successor, signal.SIGTERM)
+    server.wait()
 
 
 def test_a_unix_socket_goes_to_the_new_supervisor_with_its_file(serve: Serve, control: Path) -> None:
