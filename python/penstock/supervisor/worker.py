@@ -81,7 +81,8 @@ def _serve(place: Place) -> int:
     try:
         identity.become(place.config)
         app = importer.load_app(place.app, factory=place.config.factory)
-        with asyncio.Runner(loop_factory=lambda: EventLoop(place.config.poller)) as runner:
+        loop_factory = lambda: EventLoop(place.config.poller, place.scoreboard, place.slot)  # noqa: E731
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(_main(place, app))
     except PenstockError as error:
         place.channel.send(
