@@ -56,6 +56,12 @@ async def app(scope, receive, send):
     if path == "/slow":
         print("slow begins", flush=True)
         await asyncio.sleep(0.4)
+    if path == "/endless":
+        print("endless begins", flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            print("endless ends", flush=True)
     if path in ("/events", "/answer"):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         if path == "/answer":
@@ -259,6 +265,20 @@ def _read_until(connection: socket.socket, end: bytes) -> bytes:
         assert piece, received
         received += piece
     return received
+
+
+def test_a_reload_waits_no_longer_than_it_may_for_what_does_not_end(serve: Serve) -> None:
+    server = serve(APP, "--workers", "1", "--timeout-graceful-shutdown", "0.5")
+    (former,) = children(server)
+    with server.connect() as connection:
+        connection.sendall(get("/endless"))
+        server.wait_for_log("endless begins")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: pid_that_answers(server) != former)
+        assert connection.recv(1) == b""
+    server.wait_for_log("Cancelling 1 requests")
+    server.wait_for_log("endless ends")
+    wait_until(lambda: not is_alive(former))
 
 
 def test_an_idle_connection_has_one_more_answer_after_a_reload(serve: Serve) -> None:
