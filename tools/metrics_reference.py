@@ -62,6 +62,25 @@ rule_files: [penstock-recording.yml, penstock-alerts.yml]
 Rules and a dashboard are in `deploy/prometheus` and `deploy/grafana`:
 [docs/deploy/prometheus.md](deploy/prometheus.md).
 
+## In a terminal
+
+```console
+$ penstock top 9090          # q quits, s sorts the workers, p pauses; --once prints one look
+penstock 0.1.0  pid 4100  http://127.0.0.1:8000  up 3 min 12 s
+
+responses    12.3k/s  2xx 12.3k  4xx 21             ▃▄▄▅▅▆▇█
+time         p50 210 us  p90 540 us  p99 1.2 ms  p99.9 4.1 ms
+connections  1024 open  31/s accepted  30/s closed  12 requests in progress
+traffic      1.2 MiB/s in  3.4 MiB/s out
+p99 of       turn 1.1 ms  timers late 1.2 ms  GIL waited 11 us  GIL held 640 us
+
+worker   pid  gen  state  connections  in progress  responses/s   loop  processor    memory
+     0  4102    1  ready          512            7         6151  61.2%      60.1%  31.2 MiB
+     1  4103    1  ready          512            5         6149  61.0%      60.0%  31.1 MiB
+```
+
+It takes what `--metrics-bind` has, a `unix:` path as well.
+
 ## Slow callbacks
 
 `--slow-callback 0.1` logs, with the stack that is running, what keeps an event loop for longer than 0.1 s, and how

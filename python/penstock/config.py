@@ -799,6 +799,13 @@ class ServerConfig:
         group=OBSERVING,
         help="When Python keeps an event loop for longer than this, log the stack that is running; 0 is never.",
     )
+    otel: bool | None = setting(
+        None,
+        Switch(),
+        group=OBSERVING,
+        help="Trace requests with OpenTelemetry: a span each (docs/tracing.md). By default if its variables ask for it "
+        "(OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER) and its SDK is installed.",
+    )
 
     log_level: LogLevel = setting(
         "info",

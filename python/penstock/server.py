@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from . import _core, identity, importer, listener, logs, metrics, observing, systemd
+from . import _core, identity, importer, listener, logs, metrics, observing, systemd, tracing
 from .config import ServerConfig
 from .event_loop import EventLoop
 from .interface import interface_of
@@ -56,6 +56,7 @@ def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
         with (
             identity.pid_file(config.pid),
             metrics.shown(config, board, shown_at, listeners),
+            tracing.exporting(config),
             asyncio.Runner(loop_factory=loop_factory) as runner,
         ):
             runner.run(_serve(application, listeners, config, board))
@@ -104,10 +105,11 @@ class Worker:
         config: ServerConfig,
         board: metrics.Board | None = None,
     ) -> None:
-        self.app, self.listeners, self.config = app, listeners, config
+        self.listeners, self.config = listeners, config
         # Where a server that is alone says how far it is.
         self.board = board
         self._interface = interface_of(app, config.interface)
+        self.app = tracing.traced(app, self._interface, config)
         # Of a WSGI application, once it is attached.
         self.threads: WsgiThreads | None = None
         self._stop = asyncio.Event()
