@@ -5,6 +5,7 @@ All run one worker, log nothing, and keep idle connections for ten minutes: what
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ FILES = {"1k": 1 << 10, "100k": 100 << 10, "100m": 100 << 20}
 MOST_CONNECTIONS = 19_000
 
 NGINX_CONF = """\
-daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.err crit;
+{user}daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.err crit;
 events {{ worker_connections {most_connections}; }}
 http {{
   access_log off; keepalive_requests 100000000; keepalive_timeout {keep_alive_s}s; default_type text/plain;
@@ -123,7 +124,12 @@ class Servers:
             make_files(directory)
             configuration.write_text(
                 NGINX_CONF.format(
-                    directory=directory, port=port, most_connections=MOST_CONNECTIONS, keep_alive_s=KEEP_ALIVE_S
+                    # Else its workers would be somebody who cannot enter our directories.
+                    user="user root;\n" if os.geteuid() == 0 else "",
+                    directory=directory,
+                    port=port,
+                    most_connections=MOST_CONNECTIONS,
+                    keep_alive_s=KEEP_ALIVE_S,
                 )
             )
             return Launch([str(self.nginx_command), "-c", str(configuration), "-e", str(directory / "nginx.err")])
@@ -185,9 +191,6 @@ def make_files(directory: Path) -> Path:
     """A directory with `FILES` for a server that serves files."""
     files = directory / "files"
     files.mkdir(exist_ok=True)
-    # Whoever nginx's worker runs as is to read them.
-    for each in (files, directory):
-        each.chmod(0o755)
     for name, size in FILES.items():
         with (files / name).open("wb") as file:
             file.truncate(size)

@@ -216,7 +216,7 @@ def test_penstock_does_what_a_work_asks_of_it(tmp_path: Path, name: str):
         with measure.running(servers.get(each, work.app), tmp_path / each, cpu=None) as server:
             for case in work.cases:
                 figures = work.measure(server, case, EFFORT)
-                assert figures["rate"] > 0
+                assert next(iter(figures.values())) > 0, figures
                 assert set(figures) <= set(METRICS)
 
 
