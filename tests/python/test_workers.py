@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -483,6 +484,57 @@ def test_connections_are_spread_evenly(serve: Serve, control: Path) -> None:
         few, *_, many = counts()
         # Each is within its share, and what one turn takes: see src/reactor/fair_share.rs.
         assert many - few <= 4 + 8, counts()
+
+
+HUNGRY_APP = """
+import os, pathlib
+
+here, taken = pathlib.Path(__file__).parent, []
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        try:
+            os.close(os.open(here / "hungry", os.O_CREAT | os.O_EXCL))
+            taken.extend(os.open("/dev/null", os.O_RDONLY) for _ in range(150))
+        except FileExistsError:
+            pass  # It is the other one.
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    opened = os.open("/dev/null", os.O_RDONLY)  # The application finds some, too.
+    os.close(opened)
+    body = b"%d" % os.getpid()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+def test_a_worker_that_is_short_of_descriptors_leaves_connections_to_the_other(serve: Serve) -> None:
+    """One has 150 of 240 open by itself. Half of 200 connections would be more than it can take."""
+    server = serve(
+        HUNGRY_APP,
+        *("--workers", "2", "--accept", "shared", "--timeout-keep-alive", "60"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (240, 240)),
+    )
+    connections = [server.connect() for _ in range(200)]
+    answered: Counter[bytes] = Counter()
+    for connection in connections:
+        connection.sendall(get())
+        answered[read_response(connection)[2]] += 1
+    fewest, most = sorted(answered.values())
+    assert fewest + most == 200, "none was refused"
+    assert fewest < 60, answered
+    # It takes part again once it has room.
+    hungry = answered.most_common()[-1][0]
+    for connection in connections:
+        connection.close()
+
+    def is_back() -> bool:
+        return server.get().rpartition(b"\r\n\r\n")[2] == hungry
+
+    wait_until(is_back, server.log)
 
 
 def test_a_preloaded_application_is_imported_once(serve: Serve) -> None:
