@@ -94,8 +94,14 @@ BARS = (
     Bar("large", "gib_ms", "100 MiB: at most nginx's CPU per byte", versus="nginx", at_most=1.0),
     Bar("udp", "cost_us", "uvloop costs at least 3x for a datagram of 64 bytes", "uvloop", "penstock", at_least=3.0),
     Bar("udp in runs", "cost_us", "uvloop costs at least 3x, sent in runs", "uvloop", "penstock", at_least=3.0),
+    Bar("stream 1 KiB", "cost_us", "uvloop costs at least 1.1x", "uvloop", "penstock-stream", at_least=1.1, aim=1.3),
+    Bar("stream 10 KiB", "cost_us", "uvloop costs at least 1.5x", "uvloop", "penstock-stream", at_least=1.5, aim=1.9),
     Bar("framed", "frame_us", "uvloop costs at least 3x", "uvloop", "penstock-stream", at_least=3.0),
     Bar("broadcast", "delivery_us", "uvloop costs at least 5x", "uvloop", "penstock-stream", at_least=5.0),
+    Bar(
+        "idle framed", "bytes_per_connection", "user bytes per connection: at most 200", "penstock-stream", at_most=200
+    ),
+    Bar("resp", "command_us", "costs at most 3x a real Redis", versus="redis", at_most=3.0),
     Bar("idle", "bytes_per_connection", "user bytes per connection: at most 300", at_most=300, aim=160),
     Bar("idle", "idle_cpu_percent", "idle CPU: under 0.5% of a core", at_most=0.5),
     Bar("fairness", "fast_p99_ms", "p99 of the fast: at most the slow one's 50 ms plus 5", at_most=55.0),

@@ -21,8 +21,9 @@ HERE = Path(__file__).resolve().parent
 KEEP_ALIVE_S = 600
 # What the works about files ask for: name and bytes.
 FILES = {"1k": 1 << 10, "100k": 100 << 10, "100m": 100 << 20}
-# An application that is a program of its own, and no web server's.
+# Applications that are programs of their own, and no web server's.
 UDP_ECHO = "examples/udp_echo.py"
+RESP = "examples/resp_server.py"
 # More than any work opens; the servers' own defaults would refuse the idle work.
 MOST_CONNECTIONS = 19_000
 
@@ -75,6 +76,8 @@ class Servers:
         """The server called `name`, to run `app` (module:attribute) where it runs applications."""
         if app == UDP_ECHO:
             return {"penstock": self._penstock_udp, "uvloop": self._uvloop_udp}[name](name)
+        if app == RESP:
+            return {"penstock": self._penstock_resp, "redis": self._redis}[name](name)
         make = {
             "penstock": self._penstock,
             "penstock-logged": self._penstock_logged,
@@ -96,6 +99,10 @@ class Servers:
             told = subprocess.run([self.nginx_command, "-v"], capture_output=True, text=True).stderr
             version = re.search(r"nginx/(\S+)", told)
             found["nginx"] = version[1] if version else told.strip()
+        if redis := shutil.which("redis-server"):
+            told = subprocess.run([redis, "--version"], capture_output=True, text=True).stdout
+            version = re.search(r"v=(\S+)", told)
+            found["redis"] = version[1] if version else told.strip()
         return dict(sorted(found.items()))
 
     def _penstock(self, name: str, app: str) -> Server:
@@ -125,6 +132,22 @@ class Servers:
             return Launch([sys.executable, str(HERE.parent / UDP_ECHO), "--port", str(port)])
 
         return Server(name, launch, speaks="udp")
+
+    def _penstock_resp(self, name: str) -> Server:
+        def launch(port: int, directory: Path) -> Launch:
+            return Launch([sys.executable, str(HERE.parent / RESP), "--port", str(port)])
+
+        return Server(name, launch, speaks="tcp")
+
+    def _redis(self, name: str) -> Server:
+        command = shutil.which("redis-server")
+
+        def launch(port: int, directory: Path) -> Launch:
+            in_memory = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
+            return Launch([str(command), "--port", str(port), *in_memory])
+
+        missing = None if command else "redis-server is not installed: apt-get install redis-server"
+        return Server(name, launch, missing, speaks="tcp")
 
     def _uvloop_udp(self, name: str) -> Server:
         def launch(port: int, directory: Path) -> Launch:

@@ -209,7 +209,9 @@ def test_a_server_is_measured_and_gone_afterwards(tmp_path: Path):
     assert not Path(f"/proc/{server.pid}").exists()
 
 
-@pytest.mark.parametrize("name", ["wsgi", "log", "static", "large", "udp"])
+@pytest.mark.parametrize(
+    "name", ["wsgi", "log", "static", "large", "udp", "stream", "framed", "broadcast", "idle framed"]
+)
 def test_penstock_does_what_a_work_asks_of_it(tmp_path: Path, name: str):
     work, servers = WORKS[name], Servers(peers.Peers(tmp_path / "none"))
     for each in (each for each in work.servers if each.startswith("penstock")):
