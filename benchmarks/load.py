@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from measure import BenchError
-from penstock._core import run_http_load, run_udp_load
+from penstock._core import run_http_load, run_tcp_load, run_udp_load
 
 CONNECTIONS = 64
 
@@ -91,6 +91,25 @@ def check_echo(target: Target, found: Mapping[str, Any]) -> None:
     expected = target.body_bytes * found["answers"]
     if target.body_bytes and found["body_bytes"] != expected:
         raise BenchError(f"expected {expected} bytes echoed in {found['answers']} answers, got {found['body_bytes']}")
+
+
+def stream_echo(port: int, size: int, seconds: float) -> Load:
+    """A message on each connection, which must come back byte for byte, and then the next."""
+    try:
+        found: Mapping[str, Any] = run_tcp_load(
+            "127.0.0.1",
+            port,
+            message=bytes(at % 251 for at in range(size)),
+            connections=CONNECTIONS,
+            duration_s=seconds,
+        )
+    except ConnectionError as error:
+        raise BenchError(str(error)) from error
+    check_errors(found)
+    if not found["answers"]:
+        raise BenchError(f"no echo at all within {seconds:g} s")
+    latency_us = cast("dict[str, float]", found["latency_us"])
+    return Load(found["answers"], found["rate"], latency_us, [target_load(each) for each in found["targets"]])
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import selectors
+import shutil
 import socket
 import struct
+import subprocess
 import time
 
 from measure import BenchError
@@ -12,6 +14,8 @@ from measure import BenchError
 FRAME = struct.pack(">I", 64) + bytes(64)
 NEWS = struct.pack(">I", 100) + bytes(100)
 CONNECTIONS, IN_FLIGHT = 64, 16
+# To find out whether all are there.
+ATTEMPTS = 10
 
 
 def framed_echo(port: int, seconds: float) -> int:
@@ -44,6 +48,32 @@ def framed_echo(port: int, seconds: float) -> int:
             peer.close()
 
 
+def echo_one_frame(peers: list[socket.socket]) -> None:
+    """One frame on each, and each back."""
+    for peer in peers:
+        peer.sendall(FRAME)
+    for peer in peers:
+        came = b""
+        while len(came) < len(FRAME):
+            part = peer.recv(len(FRAME) - len(came))
+            if not part:
+                raise BenchError("closed an idle connection, which was expected to answer again")
+            came += part
+        if came != FRAME:
+            raise BenchError("a frame came back that was not sent")
+
+
+def redis_benchmark(port: int, count: int) -> None:
+    """So many SETs and so many GETs."""
+    command = shutil.which("redis-benchmark")
+    if command is None:
+        raise BenchError("no redis-benchmark: Debian has it in redis-tools")
+    load = ["-t", "set,get", "-n", str(count), "-P", "16", "-c", "50", "-r", "100000", "-q"]
+    told = subprocess.run([command, "-h", "127.0.0.1", "-p", str(port), *load], capture_output=True, text=True)
+    if told.returncode or "rror" in told.stdout + told.stderr:
+        raise BenchError(f"redis-benchmark: {(told.stderr or told.stdout).strip()[:200]}")
+
+
 class Audience:
     """Members of a broadcast, and one who speaks."""
 
@@ -54,6 +84,11 @@ class Audience:
             self.peers.append(peer)
             self.selector.register(peer, selectors.EVENT_READ)
         self.speaker = self.peers[0]
+        try:
+            self.wait_until_all_hear()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Audience:
         return self
@@ -61,20 +96,34 @@ class Audience:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def wait_until_all_hear(self) -> None:
+        """A connection that is open here may still wait for the server to accept it."""
+        for _ in range(ATTEMPTS):
+            self.speaker.sendall(NEWS)
+            if self.hear(len(self.peers) * len(NEWS), patience_s=1.0):
+                return
+        raise BenchError(f"{len(self.peers)} members did not all hear one of {ATTEMPTS} things said")
+
     def broadcast(self, rounds: int, together: int) -> int:
         """Say `together` things at once, wait until all have heard all, again and again; how many deliveries."""
         expected = len(self.peers) * len(NEWS) * together
         for _ in range(rounds):
             self.speaker.sendall(NEWS * together)
-            came = 0
-            while came < expected:
-                ready = self.selector.select(10.0)
-                if not ready:
-                    raise BenchError(f"{came} of {expected} bytes of a broadcast arrived")
-                for key, _ in ready:
-                    assert isinstance(key.fileobj, socket.socket)
-                    came += len(key.fileobj.recv(65536))
+            if not self.hear(expected, patience_s=10.0):
+                raise BenchError(f"not all of the {expected} bytes of a broadcast arrived")
         return rounds * together * len(self.peers)
+
+    def hear(self, expected: int, *, patience_s: float) -> bool:
+        """Read what comes; whether all did before it was quiet for so long."""
+        came = 0
+        while came < expected:
+            ready = self.selector.select(patience_s)
+            if not ready:
+                return False
+            for key, _ in ready:
+                assert isinstance(key.fileobj, socket.socket)
+                came += len(key.fileobj.recv(65536))
+        return True
 
     def close(self) -> None:
         self.selector.close()

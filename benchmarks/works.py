@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from load import CONNECTIONS, Target, UdpLoad, http_load, udp_load
+from load import CONNECTIONS, Target, UdpLoad, http_load, stream_echo, udp_load
 from measure import BenchError, Running
-from servers import UDP_ECHO
-from stream_load import Audience, framed_echo
+from servers import FILES, RESP, UDP_ECHO
+from stream_load import Audience, echo_one_frame, framed_echo, redis_benchmark
 
 Figures = dict[str, float]
 
@@ -31,7 +31,9 @@ class Metric:
 METRICS = {
     "cost_us": Metric("server CPU per request, us", 2, is_cost=True),
     "frame_us": Metric("server CPU per frame, us", 3, is_cost=True),
+    "command_us": Metric("server CPU per command, us", 3, is_cost=True),
     "delivery_us": Metric("server CPU per delivery, us", 3, is_cost=True),
+    "gib_ms": Metric("server CPU per GiB, ms", 1, is_cost=True),
     "bytes_per_connection": Metric("user bytes per connection", 0, is_cost=True),
     "fast_p99_ms": Metric("p99 of the fast, ms", 1, is_cost=True),
     "rate": Metric("answers/s", 0),
@@ -66,6 +68,7 @@ class Case:
 
     name: str
     rate: float | None = None
+    path: str = "/"
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,22 @@ def measure_udp(server: Running, case: Case, effort: Effort) -> Figures:
 
 
 def measure_get(server: Running, case: Case, effort: Effort) -> Figures:
-    return measure_load(server, [Target("/")], case.rate, effort)
+    return measure_load(server, [Target(case.path)], case.rate, effort)
+
+
+# Few enough for each to be answered several times in a measurement.
+LARGE_CONNECTIONS = 4
+
+
+def measure_large(server: Running, case: Case, effort: Effort) -> Figures:
+    """A large file, over and over: CPU time for the bytes of whole answers."""
+    targets = [Target(case.path)]
+    http_load(server.port, targets, seconds=effort.warm_up_s, connections=LARGE_CONNECTIONS)
+    before_s = server.cpu_seconds()
+    load = http_load(server.port, targets, seconds=effort.seconds, connections=LARGE_CONNECTIONS)
+    spent_s = server.cpu_seconds() - before_s
+    gib = load.answers * FILES[case.path.rpartition("/")[2]] / 2**30
+    return {"gib_ms": spent_s / gib * 1e3, "rate": load.rate}
 
 
 def measure_post(server: Running, case: Case, effort: Effort) -> Figures:
@@ -153,6 +171,31 @@ def measure_fairness(server: Running, case: Case, effort: Effort) -> Figures:
         "slow_rate": slow.answers / effort.seconds,
         "rate": fast.answers / effort.seconds,
     }
+
+
+STREAM_BYTES = {"1 KiB": 1024, "10 KiB": 10_240}
+
+
+def measure_stream(server: Running, case: Case, effort: Effort) -> Figures:
+    """A message there and back, as it arrives, on each of 64 connections."""
+    size = STREAM_BYTES[case.name.removeprefix("stream ")]
+    stream_echo(server.port, size, effort.warm_up_s)
+    before_s = server.cpu_seconds()
+    found = stream_echo(server.port, size, effort.seconds)
+    return {"cost_us": (server.cpu_seconds() - before_s) / found.answers * 1e6, "rate": found.rate}
+
+
+def measure_resp(server: Running, case: Case, effort: Effort) -> Figures:
+    """SET and GET by redis-benchmark, 16 commands at once on each of 50 connections."""
+    count = max(round(RESP_COMMANDS_A_SECOND * effort.seconds), 1000)
+    redis_benchmark(server.port, count // 4)
+    before_s = server.cpu_seconds()
+    redis_benchmark(server.port, count)
+    return {"command_us": (server.cpu_seconds() - before_s) / (2 * count) * 1e6}
+
+
+# Of each kind; about what one processor does.
+RESP_COMMANDS_A_SECOND = 150_000
 
 
 def measure_framed(server: Running, case: Case, effort: Effort) -> Figures:
@@ -184,17 +227,28 @@ IDLE_BATCH = 50
 IDLE_STEPS = 3
 
 
+Ask = Callable[[list[socket.socket]], None]
+
+
 def measure_idle(server: Running, case: Case, effort: Effort) -> Figures:
+    return hold_idle(server, effort, ask)
+
+
+def measure_idle_frames(server: Running, case: Case, effort: Effort) -> Figures:
+    return hold_idle(server, effort, echo_one_frame)
+
+
+def hold_idle(server: Running, effort: Effort, ask: Ask) -> Figures:
     """Open connections in steps, each asking once; what the server grew by; then every one must answer again."""
     connections: list[socket.socket] = []
     try:
-        for first in open_connections(server.port, IDLE_BATCH):
+        for first in open_connections(server.port, IDLE_BATCH, ask):
             first.close()
         time.sleep(effort.settle_s)
         before_bytes = server.own_bytes()
         for step in range(1, IDLE_STEPS + 1):
             while (lacking := effort.idle_connections * step // IDLE_STEPS - len(connections)) > 0:
-                connections += open_connections(server.port, min(IDLE_BATCH, lacking))
+                connections += open_connections(server.port, min(IDLE_BATCH, lacking), ask)
             time.sleep(effort.settle_s)
         grown_bytes = server.own_bytes() - before_bytes
         idle_cpu = idle_cpu_share(server, effort.seconds)
@@ -210,7 +264,7 @@ def measure_idle(server: Running, case: Case, effort: Effort) -> Figures:
     }
 
 
-def open_connections(port: int, count: int) -> list[socket.socket]:
+def open_connections(port: int, count: int, ask: Ask) -> list[socket.socket]:
     opened = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(count)]
     ask(opened)
     return opened
@@ -289,6 +343,39 @@ WORKS = {
             (Case("fastapi"),),
         ),
         Work(
+            "wsgi",
+            "GET of 13 bytes from a WSGI application",
+            "apps:wsgi",
+            ("penstock", "granian-wsgi", "gunicorn"),
+            measure_get,
+            (Case("wsgi"),),
+        ),
+        Work(
+            "log",
+            "GET of 13 bytes, with an access log in a file and without one",
+            "apps:asgi",
+            ("penstock", "penstock-logged"),
+            measure_get,
+            (Case("log"),),
+        ),
+        Work(
+            "static",
+            "GET of a file",
+            "files",
+            ("penstock", "nginx"),
+            measure_get,
+            (Case("static 1 KiB", path="/files/1k"), Case("static 100 KiB", path="/files/100k")),
+        ),
+        Work(
+            "large",
+            "GET of a file of 100 MiB over 4 connections",
+            "files",
+            ("penstock", "nginx"),
+            measure_large,
+            (Case("large", path="/files/100m"),),
+            plotted=("gib_ms",),
+        ),
+        Work(
             "idle",
             "idle keep-alive connections, each after one request",
             "apps:asgi",
@@ -317,6 +404,14 @@ WORKS = {
             (UDP_SINGLE, UDP_RUNS),
         ),
         Work(
+            "stream",
+            "messages echoed through a handler as they arrive, one at a time on each of 64 connections",
+            "echo",
+            ("penstock-stream", "uvloop"),
+            measure_stream,
+            tuple(Case(f"stream {size}") for size in STREAM_BYTES),
+        ),
+        Work(
             "framed",
             "length-prefixed frames of 64 bytes echoed, 16 in flight on each of 64 connections",
             "framed",
@@ -333,6 +428,26 @@ WORKS = {
             measure_broadcast,
             (Case("broadcast"),),
             plotted=("delivery_us",),
+        ),
+        Work(
+            "idle framed",
+            "idle connections of a length-prefixed protocol, each after one frame",
+            "framed",
+            ("penstock-stream", "uvloop"),
+            measure_idle_frames,
+            (Case("idle framed"),),
+            plotted=("bytes_per_connection",),
+            pinned=False,
+            once=True,
+        ),
+        Work(
+            "resp",
+            "SET and GET by redis-benchmark, 16 commands at once on each of 50 connections",
+            RESP,
+            ("penstock", "redis"),
+            measure_resp,
+            (Case("resp"),),
+            plotted=("command_us",),
         ),
     )
 }
