@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, logs
+from . import logs
 from .config import ServerConfig
 from .errors import ConfigError
 
@@ -296,6 +296,9 @@ class _Request:
 def _beginner() -> Callable[[_Request], contextlib.AbstractContextManager[Span]]:
     """What begins a request's span and makes it the current one, until the block ends."""
     from opentelemetry import propagate, trace
+
+    # Asking for it at once would cost every start 20 ms.
+    from . import __version__
 
     tracer = trace.get_tracer("penstock", __version__)
 

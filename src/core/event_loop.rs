@@ -19,6 +19,7 @@ use super::shared::SharedRow;
 use super::slab::Slab;
 use super::timer::{Links, TICK, TimerLink, TimerWheel};
 use super::token::Token;
+use super::wide_sockets::WideSockets;
 use crate::metrics::{Gauge, ReactorCounters};
 
 /// Above this a service should stop producing for a connection ...
@@ -120,6 +121,7 @@ pub struct Io<C> {
     #[expect(clippy::vec_box)]
     free_queues: Vec<Box<SegmentQueue>>,
     released: Vec<Owner>,
+    wide: WideSockets,
     connections: usize,
     lingering: usize,
     resting_listeners: Vec<Token>,
@@ -165,6 +167,7 @@ impl<C: Default> Io<C> {
             buffers: BufferPool::default(),
             free_queues: Vec::new(),
             released: Vec::new(),
+            wide: WideSockets::default(),
             connections: 0,
             lingering: 0,
             resting_listeners: Vec::new(),
@@ -561,6 +564,7 @@ impl<C: Default> Io<C> {
             return false;
         }
         if let Some(mut queue) = channel.output.take_if(|queue| queue.is_empty()) {
+            self.wide.emptied(token, channel.fd);
             queue.clear(&mut self.buffers, &mut self.released);
             self.keep_queue(queue);
         } else if let Some(queue) = &mut channel.output {
@@ -568,6 +572,7 @@ impl<C: Default> Io<C> {
                 Ok(SendOutcome::Done(bytes)) => {
                     self.counters.bytes_sent.add(bytes as u64);
                     queue.advance(bytes, &mut self.buffers, &mut self.released);
+                    self.wide.emptied(token, channel.fd);
                     if let Some(queue) = channel.output.take() {
                         self.keep_queue(queue);
                     }
@@ -637,6 +642,7 @@ impl<C: Default> Io<C> {
     fn remove(&mut self, token: Token, reason: CloseReason) -> Option<C> {
         let fd = self.fd(token)?;
         self.poller.forget(token, fd);
+        self.wide.emptied(token, fd);
         if reason == CloseReason::Aborted {
             reset_on_close(fd);
         }
@@ -1014,6 +1020,9 @@ impl<S: Service> EventLoop<S> {
         if let Some(queue) = &mut channel.output {
             self.io.counters.bytes_sent.add(bytes as u64);
             queue.advance(bytes, &mut self.io.buffers, &mut self.io.released);
+            if let Some((sent, left)) = queue.file_under_way() {
+                self.io.wide.sent(token, channel.fd, sent, left);
+            }
         }
         let is_still_blocked = self.io.send_output(token);
         self.tell_if_drained(token);

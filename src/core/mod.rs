@@ -14,6 +14,7 @@ pub mod slab;
 pub mod timer;
 pub mod token;
 pub mod wall_clock;
+pub mod wide_sockets;
 
 pub use event_loop::{Cause, CloseReason, EventLoop, Hold, Io, Service, Shard};
 pub use token::Token;

@@ -24,6 +24,7 @@ use super::tcp::StreamServer;
 use super::wsgi::{Desk, WsgiServer};
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
+use crate::core::wide_sockets::UNSENT_BYTES;
 use crate::core::{EventLoop, Hold, Shard, Token};
 use crate::metrics::ReactorCounters;
 use crate::net::Listener;
@@ -38,11 +39,6 @@ use crate::server::udp::UdpService;
 /// asyncio's names (selectors.EVENT_READ, EVENT_WRITE).
 const EVENT_READ: u8 = 1;
 const EVENT_WRITE: u8 = 2;
-
-/// What the kernel may hold, unsent, for a peer that does not read; by itself it would grow to megabytes for each, and
-/// a few thousand such peers would put TCP under memory pressure for everybody. A large file costs less as well than
-/// with more, since what is queued is sent while the processor's caches still hold it.
-const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 
 /// How long the attached phase may run before the loop flushes what it produced and looks at the poller again.
 /// Without it a batch of slow handlers would delay the first one's answer by their sum.
@@ -97,7 +93,7 @@ pub(super) fn listener_of(fd: RawFd) -> PyResult<OwnedFd> {
         NO_DELAY.set(&own, true)?;
         // Unless its maker has chosen.
         if NOT_SENT_LOW_WATER.get(&own)? == Bytes(0) {
-            NOT_SENT_LOW_WATER.set(&own, Bytes(MAX_UNSENT_BYTES))?;
+            NOT_SENT_LOW_WATER.set(&own, Bytes(UNSENT_BYTES))?;
         }
     }
     Ok(own.into_fd())

@@ -175,6 +175,13 @@ def test_help_imports_neither_the_server_nor_asyncio(tmp_path: Path):
     assert not imported & {"asyncio", "penstock._core", "penstock.server", "penstock.listener"}
 
 
+def test_a_server_starts_without_what_only_some_need():
+    """Each costs every start as long as many applications take."""
+    code = "import sys, penstock.server; print(*{'importlib.metadata', 'email', 'http.client'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def test_run_has_the_settings_as_keyword_arguments():
     parameters = list(inspect.signature(package.run).parameters.values())
     assert parameters[0].name == "app"

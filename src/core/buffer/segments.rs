@@ -174,6 +174,14 @@ impl SegmentQueue {
         self.files > 0
     }
 
+    /// If a file's range is what is being sent: how much of it has left, and how much has not.
+    pub fn file_under_way(&self) -> Option<(usize, usize)> {
+        match self.segments.front() {
+            Some(Segment::File { len, .. }) => Some((self.sent_of_first, len - self.sent_of_first)),
+            _ => None,
+        }
+    }
+
     /// What to hand to the kernel next, after the first `skip` bytes: a file's range, or up to `MAX_IOVECS` slices.
     pub fn run<'a>(&'a self, skip: usize, into: &mut [IoSlice<'a>; Self::MAX_IOVECS]) -> Run<'a> {
         let (mut skip, mut count, mut bytes) = (self.sent_of_first + skip, 0, 0);
@@ -312,7 +320,9 @@ mod tests {
         assert!(matches!(queue.run(4, &mut slices), Run::File(FileRange { offset: 1000, len: 50, .. })));
         assert!(matches!(queue.run(54, &mut slices), Run::Slices { bytes: 4, before_file: false, .. }));
         assert!(matches!(queue.run(58, &mut slices), Run::Nothing));
+        assert_eq!(queue.file_under_way(), None);
         queue.advance(14, &mut pool, &mut released);
+        assert_eq!(queue.file_under_way(), Some((10, 40)));
         let mut slices = [IoSlice::new(&[]); SegmentQueue::MAX_IOVECS];
         assert!(matches!(queue.run(0, &mut slices), Run::File(FileRange { offset: 1010, len: 40, .. })));
         assert!(queue.as_single().is_none());
