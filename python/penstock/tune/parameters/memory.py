@@ -153,10 +153,10 @@ the 2.""",
             want=_hash_table,
             formula="sockets / 2, a power of two; `thash_entries=N` on the kernel's command line",
             reason="Every packet looks its socket up by its addresses, in a table that is made at boot, by the memory "
-            "that there is. With more sockets than places each look-up walks a chain through memory that is in no cache: "
-            "with two million sockets in 262,144 places (a million connections, both ends on one machine) that was a "
-            "sixth of all CPU time. Sockets of a network namespace made after `net.ipv4.tcp_child_ehash_entries` was set "
-            "have a table of their own, of that size.",
+            "that there is. With more sockets than places each look-up walks a chain through memory that is in no "
+            "cache: with two million sockets in 262,144 places (a million connections, both ends on one machine) that "
+            "was a sixth of all CPU time. Sockets of a network namespace made after "
+            "`net.ipv4.tcp_child_ehash_entries` was set have a table of their own, of that size.",
             cost="8 bytes a place, from boot on.",
             symptom="`__inet_lookup_established` at the top of `perf top`.",
             look="`sysctl net.ipv4.tcp_ehash_entries`, `ss -s`",
