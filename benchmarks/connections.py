@@ -12,8 +12,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +44,12 @@ BAR_TO_OPEN_S = 120.0
 BAR_OF_HEARTBEATS = 0.6
 MILLION = 1_000_000
 
+# When to look where the time goes, and for how long.
+PROFILE_AFTER_S = 12.0
+PROFILE_S = 6.0
+
 Run = dict[str, Any]
+Profile = dict[str, Any]
 
 
 def main(argv: list[str]) -> int:
@@ -51,11 +60,12 @@ def main(argv: list[str]) -> int:
     take.add_argument("--protocol", choices=PROTOCOLS, default="tcp")
     take.add_argument("--hold", type=float, default=60.0)
     take.add_argument("--heartbeat", type=float, default=30.0)
+    take.add_argument("--profile", action="store_true", help="where the time of the heartbeats goes, by perf")
     commands.add_parser("all", help="take every run that this machine can hold, and report")
     commands.add_parser("report", help="write the page of the runs that are kept")
     given = parser.parse_args(argv)
     if given.command == "take":
-        return keep(given.target, given.protocol, given.hold, given.heartbeat)
+        return keep(given.target, given.protocol, given.hold, given.heartbeat, profiled=given.profile)
     if given.command == "all":
         for protocol in PROTOCOLS:
             for target in TARGETS:
@@ -65,22 +75,73 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def keep(target: int, protocol: str, hold_s: float, heartbeat_s: float) -> int:
+def keep(target: int, protocol: str, hold_s: float, heartbeat_s: float, *, profiled: bool = False) -> int:
     command = ["bench", "connections", "--target", str(target), "--protocol", protocol, "--hold", f"{hold_s:g}"]
     command += ["--heartbeat", f"{heartbeat_s:g}", "--json"]
     if protocol == "tcp":
         command.append("--broadcast")
-    done = subprocess.run([sys.executable, "-m", "penstock", *command], stdout=subprocess.PIPE, text=True)
-    if not done.stdout:
+    told, status, profile = run(command, profiled)
+    if not told:
         print(f"{protocol} {target}: left out, see above", file=sys.stderr)
-        return done.returncode
+        return status
     origin = dataclasses.asdict(Provenance.gather({}))
     origin["command"] = " ".join(["penstock", *command])
     KEPT.mkdir(parents=True, exist_ok=True)
     path = KEPT / f"{protocol}-{target}-{hold_s:g}s.json"
-    path.write_text(json.dumps({"provenance": origin, "found": json.loads(done.stdout)}, indent=1) + "\n")
+    kept = {"provenance": origin, "found": json.loads(told), "profile": profile}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
     print(f"kept {path.relative_to(ROOT)}")
-    return done.returncode
+    return status
+
+
+def run(command: list[str], profiled: bool) -> tuple[str, int, Profile | None]:
+    """What it printed, its status, and where the time went while the connections were held."""
+    profile: Profile | None = None
+    with tempfile.TemporaryFile("w+") as output:
+        started = [sys.executable, "-m", "penstock", *command, "--progress"]
+        with subprocess.Popen(started, stdout=output, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                print(line, end="", file=sys.stderr)
+                if profiled and line.startswith("hold"):
+                    time.sleep(PROFILE_AFTER_S)
+                    profile = take_profile()
+        output.seek(0)
+        return output.read(), process.returncode, profile
+
+
+def take_profile() -> Profile | None:
+    """Of the whole machine, for a few seconds: kernel and user space, and the functions that take most."""
+    if shutil.which("perf") is None:
+        return None
+    with tempfile.TemporaryDirectory() as directory:
+        recorded = f"{directory}/perf.data"
+        sleep = ["sleep", f"{PROFILE_S:g}"]
+        perf = ["perf", "record", "--quiet", "--all-cpus", "--freq", "199", "--output", recorded, "--", *sleep]
+        if subprocess.run(perf, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+            return None
+        told = ["perf", "report", "--input", recorded, "--stdio", "--no-children", "--sort"]
+        told += ["comm,dso,symbol", "--field-separator", ";"]
+        rows = subprocess.run(told, capture_output=True, text=True).stdout.splitlines()
+    found = [row.split(";") for row in rows if row.count(";") >= 3 and not row.startswith("#")]
+    mine = [row for row in found if row[1].strip().startswith(("penstock", "python", "ksoftirqd"))]
+    functions: defaultdict[str, float] = defaultdict(float)
+    kernel = user = 0.0
+    for share, _, dso, symbol, *_ in mine:
+        percent = float(share.strip().rstrip("%"))
+        kind, _, name = symbol.strip().partition(" ")
+        kernel, user = (kernel + percent, user) if kind == "[k]" else (kernel, user + percent)
+        functions[f"{name.strip()} ({'kernel' if kind == '[k]' else dso.strip()})"] += percent
+    total = kernel + user
+    if not total:
+        return None
+    return {
+        "kernel": kernel / total,
+        "user": user / total,
+        "functions": [
+            (name, percent / total) for name, percent in sorted(functions.items(), key=lambda each: -each[1])[:14]
+        ],
+    }
 
 
 def kept_runs() -> list[Run]:
@@ -132,6 +193,7 @@ def lines(runs: list[Run]) -> Iterator[str]:
     yield "![Connections opened over time](performance-connections/opening.svg)\n"
     yield "![Bytes for each connection](performance-connections/memory.svg)\n"
     yield "![Processor time of heartbeats](performance-connections/heartbeats.svg)\n"
+    yield from profile_lines(runs)
     yield METHOD
     yield "## Where it comes from\n"
     yield table(("run", "date", "machine", "versions", "command"), map(origin, runs))
@@ -187,6 +249,20 @@ METHOD = """\
 - Processors are CPU time of all processes of both ends, by the time that passed. On loopback the kernel does the work
   of both ends' network in that time as well.
 """
+
+
+def profile_lines(runs: list[Run]) -> Iterator[str]:
+    profiled = [run for run in runs if run.get("profile") and target_of(run) == MILLION]
+    for run in profiled[:1]:
+        profile = run["profile"]
+        yield "## Where the time of heartbeats goes\n"
+        yield (
+            f"A million, {NAMES[protocol_of(run)]}: {profile['kernel']:.0%} of both ends' time is the kernel's, "
+            f"{profile['user']:.0%} is spent in Penstock and Python (perf, {PROFILE_S:g} s of the hold; the processes "
+            "of both ends, and the kernel's threads that receive for them).\n"
+        )
+        rows = ((name, f"{share:.1%}") for name, share in profile["functions"])
+        yield table(("function", "share"), rows, right=(1,))
 
 
 def verdicts(runs: list[Run]) -> Iterator[tuple[str, ...]]:
