@@ -82,12 +82,12 @@ def keep(target: int, protocol: str, hold_s: float, heartbeat_s: float, *, profi
     command += ["--heartbeat", f"{heartbeat_s:g}", "--json"]
     if protocol == "tcp":
         command.append("--broadcast")
+    origin = dataclasses.asdict(Provenance.gather({}))  # Before: a long run outlasts the commit that it is of.
+    origin["command"] = " ".join(["penstock", *command])
     told, status, profile = run(command, profiled)
     if not told:
         print(f"{protocol} {target}: left out, see above", file=sys.stderr)
         return status
-    origin = dataclasses.asdict(Provenance.gather({}))
-    origin["command"] = " ".join(["penstock", *command])
     KEPT.mkdir(parents=True, exist_ok=True)
     path = KEPT / f"{protocol}-{target}-{hold_s:g}s.json"
     kept = {"provenance": origin, "found": json.loads(told), "profile": profile}
