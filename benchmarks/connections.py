@@ -12,8 +12,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,7 +44,14 @@ BAR_TO_OPEN_S = 120.0
 BAR_OF_HEARTBEATS = 0.6
 MILLION = 1_000_000
 
+# Of a long hold, other work may share the machine later on.
+FIRST_S = 60.0
+# When to look where the time goes, and for how long.
+PROFILE_AFTER_S = 12.0
+PROFILE_S = 6.0
+
 Run = dict[str, Any]
+Profile = dict[str, Any]
 
 
 def main(argv: list[str]) -> int:
@@ -51,44 +62,101 @@ def main(argv: list[str]) -> int:
     take.add_argument("--protocol", choices=PROTOCOLS, default="tcp")
     take.add_argument("--hold", type=float, default=60.0)
     take.add_argument("--heartbeat", type=float, default=30.0)
+    take.add_argument("--profile", action="store_true", help="where the time of the heartbeats goes, by perf")
     commands.add_parser("all", help="take every run that this machine can hold, and report")
     commands.add_parser("report", help="write the page of the runs that are kept")
     given = parser.parse_args(argv)
     if given.command == "take":
-        return keep(given.target, given.protocol, given.hold, given.heartbeat)
+        return keep(given.target, given.protocol, given.hold, given.heartbeat, profiled=given.profile)
     if given.command == "all":
         for protocol in PROTOCOLS:
             for target in TARGETS:
-                keep(target, protocol, 300.0 if target == MILLION else 60.0, 30.0)
+                keep(target, protocol, 60.0, 30.0)
+            keep(MILLION, protocol, 300.0, 30.0)
     write_report(kept_runs())
     return 0
 
 
-def keep(target: int, protocol: str, hold_s: float, heartbeat_s: float) -> int:
+def keep(target: int, protocol: str, hold_s: float, heartbeat_s: float, *, profiled: bool = False) -> int:
     command = ["bench", "connections", "--target", str(target), "--protocol", protocol, "--hold", f"{hold_s:g}"]
     command += ["--heartbeat", f"{heartbeat_s:g}", "--json"]
     if protocol == "tcp":
         command.append("--broadcast")
-    done = subprocess.run([sys.executable, "-m", "penstock", *command], stdout=subprocess.PIPE, text=True)
-    if not done.stdout:
-        print(f"{protocol} {target}: left out, see above", file=sys.stderr)
-        return done.returncode
-    origin = dataclasses.asdict(Provenance.gather({}))
+    origin = dataclasses.asdict(Provenance.gather({}))  # Before: a long run outlasts the commit that it is of.
     origin["command"] = " ".join(["penstock", *command])
+    told, status, profile = run(command, profiled)
+    if not told:
+        print(f"{protocol} {target}: left out, see above", file=sys.stderr)
+        return status
     KEPT.mkdir(parents=True, exist_ok=True)
-    path = KEPT / f"{protocol}-{target}.json"
-    path.write_text(json.dumps({"provenance": origin, "found": json.loads(done.stdout)}, indent=1) + "\n")
+    path = KEPT / f"{protocol}-{target}-{hold_s:g}s.json"
+    kept = {"provenance": origin, "found": json.loads(told), "profile": profile}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
     print(f"kept {path.relative_to(ROOT)}")
-    return done.returncode
+    return status
+
+
+def run(command: list[str], profiled: bool) -> tuple[str, int, Profile | None]:
+    """What it printed, its status, and where the time went while the connections were held."""
+    profile: Profile | None = None
+    with tempfile.TemporaryFile("w+") as output:
+        started = [sys.executable, "-m", "penstock", *command, "--progress"]
+        with subprocess.Popen(started, stdout=output, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                print(line, end="", file=sys.stderr)
+                if profiled and line.startswith("hold"):
+                    time.sleep(PROFILE_AFTER_S)
+                    profile = take_profile()
+        output.seek(0)
+        return output.read(), process.returncode, profile
+
+
+def take_profile() -> Profile | None:
+    """Of the whole machine, for a few seconds: kernel and user space, and the functions that take most."""
+    if shutil.which("perf") is None:
+        return None
+    with tempfile.TemporaryDirectory() as directory:
+        recorded = f"{directory}/perf.data"
+        sleep = ["sleep", f"{PROFILE_S:g}"]
+        perf = ["perf", "record", "--quiet", "--all-cpus", "--freq", "199", "--output", recorded, "--", *sleep]
+        if subprocess.run(perf, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
+            return None
+        told = ["perf", "report", "--input", recorded, "--stdio", "--no-children", "--sort"]
+        told += ["comm,dso,symbol", "--field-separator", ";"]
+        rows = subprocess.run(told, capture_output=True, text=True).stdout.splitlines()
+    found = [row.split(";") for row in rows if row.count(";") >= 3 and not row.startswith("#")]
+    mine = [row for row in found if row[1].strip().startswith(("penstock", "python", "ksoftirqd"))]
+    functions: defaultdict[str, float] = defaultdict(float)
+    kernel = user = 0.0
+    for share, _, dso, symbol, *_ in mine:
+        percent = float(share.strip().rstrip("%"))
+        kind, _, name = symbol.strip().partition(" ")
+        kernel, user = (kernel + percent, user) if kind == "[k]" else (kernel, user + percent)
+        functions[f"{name.strip()} ({'kernel' if kind == '[k]' else dso.strip()})"] += percent
+    total = kernel + user
+    if not total:
+        return None
+    return {
+        "kernel": kernel / total,
+        "user": user / total,
+        "functions": [
+            (name, percent / total) for name, percent in sorted(functions.items(), key=lambda each: -each[1])[:14]
+        ],
+    }
 
 
 def kept_runs() -> list[Run]:
     runs = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))]
-    return sorted(runs, key=lambda run: (PROTOCOLS.index(run["found"]["load"]["protocol"]), target_of(run)))
+    return sorted(runs, key=lambda run: (PROTOCOLS.index(protocol_of(run)), target_of(run), held_s(run)))
 
 
 def target_of(run: Run) -> int:
     return run["found"]["load"]["target"]
+
+
+def held_s(run: Run) -> float:
+    return run["found"]["load"]["hold_s"]
 
 
 def protocol_of(run: Run) -> str:
@@ -121,12 +189,13 @@ def lines(runs: list[Run]) -> Iterator[str]:
         of_it = [run for run in runs if protocol_of(run) == protocol]
         if of_it:
             yield f"## {NAMES[protocol][0].upper()}{NAMES[protocol][1:]}\n"
-            yield table(("connections", *FIGURES), ([many(target_of(run)), *figures(run)] for run in of_it), range(10))
+            yield table(("connections", *FIGURES), ([many(target_of(run)), *figures(run)] for run in of_it), range(11))
             yield MEANING[protocol]
     yield "## In pictures\n"
     yield "![Connections opened over time](performance-connections/opening.svg)\n"
     yield "![Bytes for each connection](performance-connections/memory.svg)\n"
     yield "![Processor time of heartbeats](performance-connections/heartbeats.svg)\n"
+    yield from profile_lines(runs)
     yield METHOD
     yield "## Where it comes from\n"
     yield table(("run", "date", "machine", "versions", "command"), map(origin, runs))
@@ -149,6 +218,7 @@ FIGURES = (
     "client, bytes each",
     "kernel objects, bytes each (both ends)",
     "all answered in",
+    "held for",
     "heartbeats a second, processors",
     "told in",
     "lost",
@@ -183,23 +253,40 @@ METHOD = """\
 """
 
 
+def profile_lines(runs: list[Run]) -> Iterator[str]:
+    profiled = [run for run in runs if run.get("profile") and target_of(run) == MILLION]
+    for run in profiled[:1]:
+        profile = run["profile"]
+        yield "## Where the time of heartbeats goes\n"
+        yield (
+            f"A million, {NAMES[protocol_of(run)]}: {profile['kernel']:.0%} of both ends' time is the kernel's, "
+            f"{profile['user']:.0%} is spent in Penstock and Python (perf, {PROFILE_S:g} s of the hold; the processes "
+            "of both ends, and the kernel's threads that receive for them).\n"
+        )
+        rows = ((name, f"{share:.1%}") for name, share in profile["functions"])
+        yield table(("function", "share"), rows, right=(1,))
+
+
 def verdicts(runs: list[Run]) -> Iterator[tuple[str, ...]]:
     for protocol in PROTOCOLS:
-        run = next((run for run in runs if protocol_of(run) == protocol and target_of(run) == MILLION), None)
-        if run is None:
+        millions = [run for run in runs if protocol_of(run) == protocol and target_of(run) == MILLION]
+        if not millions:
             yield NAMES[protocol], "-", "not taken", "**open**"
             continue
+        run, longest = millions[0], millions[-1]
         opened, bytes_each = phase(run, "open"), memory(run, "asked").get("server", 0.0)
         assert opened is not None
         if protocol == "tcp":
             yield row(f"{NAMES[protocol]}: opened in", BAR_TO_OPEN_S, opened["elapsed_s"], "s", 0)
         yield row(f"{NAMES[protocol]}: user bytes at the server", BAR_OF_USER_BYTES[protocol], bytes_each, "B", 0)
-        lost = target_of(run) - run["found"]["open_at_the_end"]
+        lost = sum(target_of(each) - each["found"]["open_at_the_end"] for each in millions)
         held = phase(run, "hold")
-        held_s = held["elapsed_s"] if held else 0.0
-        yield row(f"{NAMES[protocol]}: lost in all, held for {held_s:.0f} s", 0, lost, "", 0)
+        yield row(f"{NAMES[protocol]}: lost, held for {held_s(longest):.0f} s", 0, lost, "", 0)
         if protocol == "tcp" and held:
-            yield row("heartbeats at 30 s, of one processor, both ends", BAR_OF_HEARTBEATS, held["cores"], "", 2)
+            yield row("heartbeats at 30 s, processors, both ends", BAR_OF_HEARTBEATS, held["cores"], "", 2)
+            if first := [(at_s, used_s) for at_s, used_s in held.get("cpu_course", ()) if at_s <= FIRST_S + 1]:
+                used = first[-1][1] / first[-1][0]
+                yield row(f"the same, in the first {first[-1][0]:.0f} s", BAR_OF_HEARTBEATS, used, "", 2)
 
 
 def row(promise: str, bar: float, found: float, unit: str, decimals: int) -> tuple[str, ...]:
@@ -219,6 +306,7 @@ def figures(run: Run) -> Iterator[str]:
     for end in ("server", "client", "kernel_slab"):
         yield many(memory(run, "asked").get(end, 0.0))
     yield f"{check['elapsed_s']:.1f} s" if check else "-"
+    yield f"{held_s(run):.0f} s"
     yield f"{many(held['answered'] / held['elapsed_s'])}, {held['cores']:.2f}" if held else "-"
     yield f"{told['elapsed_s']:.1f} s" if told else "-"
     yield many(target_of(run) - run["found"]["open_at_the_end"])
@@ -227,8 +315,11 @@ def figures(run: Run) -> Iterator[str]:
 def origin(run: Run) -> tuple[str, ...]:
     came = run["provenance"]
     versions = f"Penstock {came['penstock']}, commit {came['commit']}, {came['python']}"
-    name = f"{protocol_of(run)}, {many(target_of(run))}"
-    return name, came["date"], f"{came['cpu']}; {came['kernel']}", versions, f"`{came['command']}`"
+    return name_of(run), came["date"], f"{came['cpu']}; {came['kernel']}", versions, f"`{came['command']}`"
+
+
+def name_of(run: Run) -> str:
+    return f"{protocol_of(run)} {many(target_of(run))}, {held_s(run):.0f} s"
 
 
 def draw_opening(runs: list[Run], path: Path) -> None:
@@ -254,7 +345,7 @@ def draw_opening(runs: list[Run], path: Path) -> None:
 
 
 def draw_memory(runs: list[Run], path: Path) -> None:
-    names = [f"{protocol_of(run)} {many(target_of(run))}" for run in runs]
+    names = [name_of(run) for run in runs]
     with matplotlib.rc_context(STYLE):
         figure, (user, kernel) = plt.subplots(1, 2, figsize=(11, 0.4 * len(runs) + 1), layout="constrained")
         bars(user, names, (memory(run, "asked").get("server", 0.0) for run in runs), PENSTOCK_COLOUR)
@@ -269,7 +360,7 @@ def draw_heartbeats(runs: list[Run], path: Path) -> None:
     beaten = [(run, held) for run in runs if (held := phase(run, "hold")) and held["answered"]]
     with matplotlib.rc_context(STYLE):
         figure, panel = plt.subplots(figsize=(8, 0.4 * len(beaten) + 1), layout="constrained")
-        names = [f"{protocol_of(run)} {many(target_of(run))}" for run, _ in beaten]
+        names = [name_of(run) for run, _ in beaten]
         costs = [
             (held["server_cpu_s"] / held["answered"] * 1e6, held["client_cpu_s"] / held["answered"] * 1e6)
             for _, held in beaten

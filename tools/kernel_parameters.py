@@ -85,6 +85,7 @@ def reference_machine() -> Machine:
         "net/ipv4/tcp_max_tw_buckets": "131072",
         "net/ipv4/tcp_fin_timeout": "60",
         "net/ipv4/tcp_max_orphans": "131072",
+        "net/ipv4/tcp_ehash_entries": "262144",
         "net/ipv4/tcp_mem": "380000 510000 760000",
         "net/ipv4/tcp_rmem": "4096 131072 6291456",
         "net/ipv4/tcp_wmem": "4096 16384 4194304",

@@ -410,6 +410,13 @@ impl<C: Default> Io<C> {
         }
     }
 
+    /// Append bytes that many connections are sent, without copying them.
+    pub fn append_shared(&mut self, token: Token, bytes: &Arc<[u8]>) {
+        if let Some((queue, _)) = self.output(token) {
+            queue.push_shared(bytes.clone());
+        }
+    }
+
     /// Append a range of a regular file; its descriptor is closed when the range has left, or never will.
     pub fn append_file(&mut self, token: Token, file: Arc<OwnedFd>, offset: u64, bytes: usize) {
         if let Some((queue, _)) = self.output(token) {

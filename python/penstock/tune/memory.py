@@ -1,7 +1,7 @@
 """What a goal costs in memory, line by line: counted from the kernel's own object sizes.
 
 Sizes are those of Linux 6.18 on x86-64, from /proc/slabinfo: the bytes of a slab by the objects in it. They differ by
-a few percent between kernels.
+a few percent between kernels, and by what security modules keep.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from .arithmetic import many, size
 from .goal import Goal
 from .machine import Machine
 
-# TCP 2,520 + sock_inode_cache 862 + filp 195 + dentry 195 + eventpoll_epi 128 + eventpoll_pwq 72: what one accepted
-# socket at rest takes, in a poller, with nothing in its buffers. TCPv6 is 128 more.
-SOCKET = 3_972
+# What one socket at rest takes, in a poller, with nothing in its buffers, by the growth of `Slab` over two million of
+# them: TCP 2,521 + sock_inode_cache 862 + filp 195 + dentry 195 + eventpoll_epi 128 + eventpoll_pwq 64 + ep_head 16 +
+# lsm_inode_cache 32 + lsm_file_cache 24, and of one that connects tcp_bind2_bucket 128; the rest is slabs that are not
+# full. TCPv6 is 128 more. (Whoever lists /proc/PID/fd meanwhile adds 940 for each descriptor, until it is reclaimed.)
+SOCKET = 4_280
 TIME_WAIT = 256
 HALF_OPEN = 320
 CONNTRACK = 256

@@ -18,6 +18,8 @@ enum Segment {
     Copied(Vec<u8>),
     /// Bytes of a foreign object, held by its owner.
     Borrowed { start: *const u8, len: usize, owner: Owner },
+    /// What many connections are sent, each the same.
+    Shared(Arc<[u8]>),
     /// A range of a regular file, which is closed when its last range has left.
     File { file: Arc<OwnedFd>, offset: u64, len: usize },
 }
@@ -29,6 +31,7 @@ impl Segment {
             Segment::Copied(bytes) => Some(bytes),
             // SAFETY: push_borrowed's caller vouched that the owner keeps these bytes alive and unchanged.
             Segment::Borrowed { start, len, .. } => Some(unsafe { std::slice::from_raw_parts(*start, *len) }),
+            Segment::Shared(bytes) => Some(bytes),
             Segment::File { .. } => None,
         }
     }
@@ -37,6 +40,7 @@ impl Segment {
         match self {
             Segment::Copied(bytes) => bytes.len(),
             Segment::Borrowed { len, .. } | Segment::File { len, .. } => *len,
+            Segment::Shared(bytes) => bytes.len(),
         }
     }
 }
@@ -160,6 +164,12 @@ impl SegmentQueue {
         self.segments.push_back(Segment::Borrowed { start: bytes.as_ptr(), len: bytes.len(), owner });
     }
 
+    /// Send bytes that many connections are sent, without copying them or taking a buffer.
+    pub fn push_shared(&mut self, bytes: Arc<[u8]>) {
+        self.bytes += bytes.len();
+        self.segments.push_back(Segment::Shared(bytes));
+    }
+
     /// Send a range of a regular file, by the kernel alone where it can. If the file turns out to be shorter when its
     /// turn comes, the send fails: what was promised cannot be kept.
     pub fn push_file(&mut self, file: Arc<OwnedFd>, offset: u64, len: usize) {
@@ -196,7 +206,7 @@ impl SegmentQueue {
                 Segment::File { file, offset, .. } => {
                     return Run::File(FileRange { file: file.as_fd(), offset: offset + skipped as u64, len });
                 }
-                Segment::Copied(_) | Segment::Borrowed { .. } => {
+                Segment::Copied(_) | Segment::Borrowed { .. } | Segment::Shared(_) => {
                     into[count] = IoSlice::new(&segment.as_slice().unwrap_or_default()[skipped..]);
                     (count, bytes) = (count + 1, bytes + len);
                 }
@@ -248,7 +258,7 @@ impl SegmentQueue {
             Some(Segment::Copied(buffer)) => pool.give(buffer),
             Some(Segment::Borrowed { owner, .. }) => released.push(owner),
             Some(Segment::File { .. }) => self.files -= 1,
-            None => {}
+            Some(Segment::Shared(_)) | None => {}
         }
     }
 }
@@ -291,6 +301,21 @@ mod tests {
         assert_eq!((flat(&queue).as_slice(), released.as_slice()), (&b" tail"[..], &[Owner(42)][..]));
         queue.clear(&mut pool, &mut released);
         assert!(queue.is_empty() && released.len() == 1);
+    }
+
+    #[test]
+    fn shared_bytes_leave_between_others_and_take_no_buffer() {
+        let (mut queue, mut pool, mut released) = (SegmentQueue::new(), BufferPool::default(), Vec::new());
+        let shared: Arc<[u8]> = b"shared"[..].into();
+        queue.push_shared(shared.clone());
+        assert_eq!(queue.as_single(), Some(&b"shared"[..]));
+        queue.push_copy(&mut pool, b" tail");
+        queue.push_shared(shared.clone());
+        assert_eq!((queue.bytes(), flat(&queue).as_slice()), (17, &b"shared tailshared"[..]));
+        queue.advance(8, &mut pool, &mut released);
+        assert_eq!((flat(&queue).as_slice(), Arc::strong_count(&shared)), (&b"ailshared"[..], 2));
+        queue.clear(&mut pool, &mut released);
+        assert_eq!((Arc::strong_count(&shared), released.len()), (1, 0));
     }
 
     #[test]

@@ -293,7 +293,7 @@ impl Streams {
         if self.check_room(io, token, pings * beats.pong().len()).is_err() {
             return;
         }
-        io.append_with(token, |out| (0..pings).for_each(|_| out.extend_from_slice(beats.pong())));
+        (0..pings).for_each(|_| io.append_shared(token, beats.pong()));
         self.after_send(io, token, 0);
         if let Some(endpoint) = number.and_then(|number| self.endpoints.get_mut(number)).and_then(Option::as_mut) {
             endpoint.counts.pings_answered += pings as u64;
@@ -366,7 +366,7 @@ impl Streams {
         } else {
             connection.marks.set(Marks::PINGED, true);
             if let Some(ping) = &heartbeat.ping {
-                io.append_with(token, |out| out.extend_from_slice(ping));
+                io.append_shared(token, ping);
             }
             io.set_deadline(token, left);
         }

@@ -1,5 +1,6 @@
 //! What one endpoint's connections may do, and what has been counted of them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::protocol::framing::{FrameErrorKind, Framing, Scan};
@@ -12,7 +13,7 @@ pub struct Heartbeat {
     /// ... and after so much the connection is closed.
     pub timeout: Duration,
     /// A whole frame, as it goes over the wire.
-    pub ping: Option<Vec<u8>>,
+    pub ping: Option<Arc<[u8]>>,
     /// What is known of the peer's own heartbeats; they never reach the application.
     pub beats: Option<Beats>,
 }
@@ -20,8 +21,8 @@ pub struct Heartbeat {
 /// The two frames of a heartbeat, as they go over the wire: who is sent the first answers with the second.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Beats {
-    ping: Vec<u8>,
-    pong: Vec<u8>,
+    ping: Arc<[u8]>,
+    pong: Arc<[u8]>,
 }
 
 /// A frame that is a heartbeat's.
@@ -33,7 +34,7 @@ pub enum Beat {
 
 impl Beats {
     /// `None` unless both are one whole frame each: nothing else can be told from what applications send.
-    pub fn new(framing: &Framing, ping: Vec<u8>, pong: Vec<u8>) -> Option<Self> {
+    pub fn new(framing: &Framing, ping: Arc<[u8]>, pong: Arc<[u8]>) -> Option<Self> {
         let is_frame = |bytes: &[u8]| {
             let cut = framing.cut(bytes, &mut Scan::default());
             !matches!(framing, Framing::Raw) && matches!(cut, Ok(Some(cut)) if cut.taken == bytes.len())
@@ -45,8 +46,8 @@ impl Beats {
     #[inline]
     pub fn of(&self, frame: &[u8]) -> Option<Beat> {
         match frame {
-            ping if ping == self.ping => Some(Beat::Ping),
-            pong if pong == self.pong => Some(Beat::Pong),
+            ping if *ping == *self.ping => Some(Beat::Ping),
+            pong if *pong == *self.pong => Some(Beat::Pong),
             _ => None,
         }
     }
@@ -55,18 +56,18 @@ impl Beats {
     pub fn alone_in(&self, mut bytes: &[u8]) -> Option<usize> {
         let mut pings = 0;
         while !bytes.is_empty() {
-            bytes = match bytes.strip_prefix(self.ping.as_slice()) {
+            bytes = match bytes.strip_prefix(&*self.ping) {
                 Some(rest) => {
                     pings += 1;
                     rest
                 }
-                None => bytes.strip_prefix(self.pong.as_slice())?,
+                None => bytes.strip_prefix(&*self.pong)?,
             };
         }
         Some(pings)
     }
 
-    pub fn pong(&self) -> &[u8] {
+    pub fn pong(&self) -> &Arc<[u8]> {
         &self.pong
     }
 }
@@ -162,7 +163,7 @@ mod tests {
 
     fn beats() -> Beats {
         let framing = Framing::LengthPrefixed(LengthPrefixed::new(2, 64).unwrap());
-        Beats::new(&framing, b"\0\x01?".to_vec(), b"\0\x01!".to_vec()).unwrap()
+        Beats::new(&framing, b"\0\x01?"[..].into(), b"\0\x01!"[..].into()).unwrap()
     }
 
     #[test]
@@ -183,10 +184,10 @@ mod tests {
     #[test]
     fn what_is_not_one_whole_frame_is_no_heartbeat() {
         let lines = Framing::Delimited(Delimited::lines(16));
-        assert!(Beats::new(&lines, b"ping\n".to_vec(), b"pong\r\n".to_vec()).is_some());
+        assert!(Beats::new(&lines, b"ping\n"[..].into(), b"pong\r\n"[..].into()).is_some());
         for (ping, pong) in [("ping", "pong\n"), ("ping\n", ""), ("a\nb\n", "pong\n"), ("ping\n", "pong\nx")] {
-            assert!(Beats::new(&lines, ping.into(), pong.into()).is_none(), "{ping:?} {pong:?}");
+            assert!(Beats::new(&lines, ping.as_bytes().into(), pong.as_bytes().into()).is_none(), "{ping:?} {pong:?}");
         }
-        assert!(Beats::new(&Framing::Raw, b"ping".to_vec(), b"pong".to_vec()).is_none());
+        assert!(Beats::new(&Framing::Raw, b"ping"[..].into(), b"pong"[..].into()).is_none());
     }
 }

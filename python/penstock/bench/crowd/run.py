@@ -18,6 +18,8 @@ from .plan import CrowdLoad, Plan
 SETTLE_S = 0.5
 # How many points a phase's course is told with, at most.
 POINTS = 200
+# How often the CPU time that both ends have taken so far is noted.
+CPU_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class Phase:
     machine_busy_s: float
     # (seconds, how far): connections open, or answers.
     course: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    # (seconds, CPU seconds of both ends until then), every now and then.
+    cpu_course: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
 
     @property
     def lost_in_all(self) -> int:
@@ -143,7 +147,7 @@ class _Run:
     def _phase(self, name: str, most: int, act: Callable[[Far | None], Sequence[dict[str, Any]]]) -> None:
         pids = self._pids(self._crew.servers), self._pids(self._crew.clients)
         before, began = (cpu_s(pids[0]), cpu_s(pids[1]), machine_busy_s()), time.monotonic()
-        course = _Course(began, opening=name == "open")
+        course = _Course(began, [*pids[0], *pids[1]], opening=name == "open")
         with self._show(name, most) as far:
             tallies = act(course.through(far))
         elapsed_s = time.monotonic() - began
@@ -193,16 +197,19 @@ def _phase(
         client_cpu_s=used[1],
         machine_busy_s=used[2],
         course=course.points,
+        cpu_course=course.cpu,
     )
 
 
 class _Course:
     """How a phase went, in so many points at the most: every other one goes when there are too many."""
 
-    def __init__(self, began: float, *, opening: bool) -> None:
-        self._began, self._opening = began, opening
+    def __init__(self, began: float, pids: Sequence[int], *, opening: bool) -> None:
+        self._began, self._pids, self._opening = began, pids, opening
         self._step_s = 0.1
+        self._cpu_before = cpu_s(pids)
         self.points: list[tuple[float, int]] = []
+        self.cpu: list[tuple[float, float]] = []
 
     def through(self, far: Far | None) -> Far:
         def told(opened: int, answered: int, lost: int) -> None:
@@ -212,6 +219,8 @@ class _Course:
                 if len(self.points) > POINTS:
                     del self.points[1::2]
                     self._step_s *= 2
+            if now >= CPU_EVERY_S * (len(self.cpu) + 1):
+                self.cpu.append((round(now, 3), round(cpu_s(self._pids) - self._cpu_before, 3)))
             if far is not None:
                 far(opened, answered, lost)
 

@@ -80,9 +80,10 @@ forgetting the first is the commonest mistake of all; `ulimit -n` in a shell say
 limits are those of its systemd unit.
 
 At its limit a process cannot accept. The connection stays in the backlog, so a poller reports the listener readable
-again at once, and a server that does not think of it spins at 100% of a CPU. Penstock keeps one
-descriptor in reserve, with which it closes one peer that waits, so that it learns at once; then it leaves the listener
-alone for a while.""",
+again at once, and a server that does not think of it spins at 100% of a CPU. A Penstock worker that has 64 left leaves
+new connections to the others, if one has more, and what the application opens finds those. Where there is no other it
+keeps one descriptor in reserve, with which it closes one peer that waits, so that it learns at once; then it leaves
+the listener alone for a while.""",
     parameters=(
         Parameter(
             name="RLIMIT_NOFILE",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..arithmetic import counted, many, power_of_two, size
 from ..goal import Goal
 from ..machine import MEMORY, Machine
@@ -10,6 +12,9 @@ from ..parameter import By, Group, Parameter, Rule, Want
 from . import sources
 
 TCP_MEM = "/proc/sys/net/ipv4/tcp_mem"
+HASH_TABLE = "/proc/sys/net/ipv4/tcp_ehash_entries"
+# Sockets that a packet is compared with before it finds its own, at the most that costs little.
+CHAIN = 2
 # The kernel grants at most this share of memory to TCP's buffers here, whatever the goal: the rest has to live too.
 LARGEST_SHARE = 0.5
 SMALLEST_WINDOW = 64 << 10
@@ -21,6 +26,18 @@ def _memory(machine: Machine, goal: Goal) -> Want:
     *costs, total = memory_for(machine, goal)
     told = " + ".join(size(cost.bytes) for cost in costs)
     return Want(value=str(total.bytes), arithmetic=f"{told} = {size(total.bytes)} (see Memory)", needed=True)
+
+
+def _hash_table(machine: Machine, goal: Goal) -> Want | None:
+    """A namespace that shares its parent's table shows a negative number, and has nothing to set."""
+    if machine.number(HASH_TABLE, 0) < 0:
+        return None
+    value = power_of_two(math.ceil(goal.sockets / CHAIN))
+    return Want(
+        value=str(value),
+        arithmetic=f"{many(goal.sockets)} sockets / {CHAIN} in a chain",
+        cost=f"{many(value)} x 8 B = {size(value * 8)}",
+    )
 
 
 def _tcp_mem(machine: Machine, goal: Goal) -> Want:
@@ -100,7 +117,7 @@ def _huge_pages(*_: object) -> Want:
 GROUP = Group(
     title="Memory",
     teaches="""\
-A socket at rest takes the kernel about 4 KB, nearly all of it structures; its buffers are empty and take nothing. So
+A socket at rest takes the kernel over 4 KB, nearly all of it structures; its buffers are empty and take nothing. So
 a million connections at rest are 4 GiB before a byte is sent, and what is sent comes on top: `net.ipv4.tcp_mem`
 bounds the buffers of all connections together, **in pages, not bytes**, and `tcp_rmem` and `tcp_wmem` those of one.
 
@@ -121,13 +138,29 @@ the 2.""",
             place=MEMORY,
             by=By.HAND,
             want=_memory,
-            formula="sockets x (3,972 B + what each has buffered + 300 B) + TIME_WAIT + workers x 40 MiB",
+            formula="sockets x (4,280 B + what each has buffered + 300 B) + TIME_WAIT + workers x 40 MiB",
             reason="What the goal takes in all: the machine's memory, or the lowest limit of the cgroups that this "
             "process is in.",
             cost="It is the cost.",
             symptom="The kernel ends a process (`Out of memory: Killed process`), or a container does.",
             look="`free -h`, `cat /proc/net/sockstat`, `slabtop -s c`, `cat /sys/fs/cgroup/memory.stat`",
             source=sources.CGROUP,
+        ),
+        Parameter(
+            name="TCP's hash table",
+            place=HASH_TABLE,
+            by=By.HAND,
+            want=_hash_table,
+            formula="sockets / 2, a power of two; `thash_entries=N` on the kernel's command line",
+            reason="Every packet looks its socket up by its addresses, in a table that is made at boot, by the memory "
+            "that there is. With more sockets than places each look-up walks a chain through memory that is in no "
+            "cache: with two million sockets in 262,144 places (a million connections, both ends on one machine) that "
+            "was a sixth of all CPU time. Sockets of a network namespace made after "
+            "`net.ipv4.tcp_child_ehash_entries` was set have a table of their own, of that size.",
+            cost="8 bytes a place, from boot on.",
+            symptom="`__inet_lookup_established` at the top of `perf top`.",
+            look="`sysctl net.ipv4.tcp_ehash_entries`, `ss -s`",
+            source=sources.IP_SYSCTL,
         ),
         Parameter(
             name="net.ipv4.tcp_mem",
