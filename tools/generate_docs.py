@@ -1,7 +1,8 @@
 """Writes the documentation that is made from the code: `docs/settings.md`, from the fields of `ServerConfig`,
 `docs/socket-options.md`, from those of `SocketOptions`, `docs/kernel-parameters.md`, from the parameters that
-`penstock tune` knows, `docs/from-uvicorn.md` and `docs/from-gunicorn.md`, from the table of their options, and
-`docs/http-conformance.md`, from what the servers made of tests/python/conformance.
+`penstock tune` knows, `docs/metrics.md`, from the data plane's table of metrics, `docs/from-uvicorn.md` and
+`docs/from-gunicorn.md`, from the table of their options, and `docs/http-conformance.md`, from what the servers made of
+tests/python/conformance.
 
     python tools/generate_docs.py
 
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import foreign_pages  # noqa: E402
 import kernel_parameters  # noqa: E402
+import metrics_reference  # noqa: E402
 from conformance import page as conformance  # noqa: E402
 
 _HEAD = """\
@@ -155,6 +157,7 @@ PAGES = {
     DOCS / "settings.md": settings_page,
     DOCS / "socket-options.md": socket_options_page,
     DOCS / "kernel-parameters.md": kernel_parameters.page,
+    DOCS / "metrics.md": metrics_reference.page,
     DOCS / "from-uvicorn.md": foreign_pages.from_uvicorn,
     DOCS / "from-gunicorn.md": foreign_pages.from_gunicorn,
     DOCS / "http-conformance.md": conformance.page,

@@ -22,12 +22,15 @@ class ClientDisconnected(ConnectionError):
 class Reactor:
     """A poller, its connections and their timers: what turns an `EventLoop`.
 
-    It belongs to the thread that runs its loop. From any other only `wake`, `handle` and `counters` may be called; the
-    rest raise RuntimeError while the loop is at work, and always once it is closed.
+    It belongs to the thread that runs its loop. From any other only `wake`, `handle`, `counters` and what has to do
+    with stalls may be called; the rest raise RuntimeError while the loop is at work, and always once it is closed.
     """
 
-    def __new__(cls, poller: str = "auto") -> Reactor:
-        """`poller`: "auto", or the name of one. Raises ValueError for an unknown one, OSError if the kernel refuses."""
+    def __new__(cls, poller: str = "auto", scoreboard: Scoreboard | None = None, slot: int = 0) -> Reactor:
+        """`poller`: "auto", or the name of one. With a scoreboard it counts in that slot, for others to see.
+
+        Raises ValueError for an unknown poller, IndexError for an unknown slot, OSError if the kernel refuses.
+        """
 
     @property
     def poller(self) -> str:
@@ -94,6 +97,29 @@ class Reactor:
         With `shares`, leave connections to the other workers that are ready while this one has more than its share.
         """
 
+    def measure(self) -> None:
+        """Measure durations, and tell levels, from now on: at the cost of a few looks at the clock for each turn."""
+
+    def note_lag(self, late_s: float) -> None:
+        """A timer was called so late."""
+
+    def wait_for_stall(self, threshold_s: float) -> float | None:
+        """Wait until Python has been at work in this loop for so long without a break, and tell for how long.
+
+        Once for each such time; None after `stop_watching`. For a thread that watches the loop's; it needs no
+        interpreter while it waits.
+        """
+
+    def wait_for_end_of_stall(self) -> float | None:
+        """Wait until what `wait_for_stall` told of is over, and tell how long it took. None after `stop_watching`."""
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether what `wait_for_stall` told of goes on."""
+
+    def stop_watching(self) -> None:
+        """Let go of who waits for a stall, for good."""
+
     def drain(self, patience: bool = False) -> None:
         """Close idle connections now, and the others after the response they wait for; then `on_quiet` is called.
 
@@ -119,7 +145,13 @@ class ReactorHandle:
 class MainReactor:
     """Accepts on a thread of its own, and hands each connection to the reactor with the fewest."""
 
-    def __new__(cls, reactors: Sequence[ReactorHandle], poller: str = "auto") -> MainReactor:
+    def __new__(
+        cls,
+        reactors: Sequence[ReactorHandle],
+        poller: str = "auto",
+        scoreboard: Scoreboard | None = None,
+        slot: int = 0,
+    ) -> MainReactor:
         """Raises ValueError without a reactor or for an unknown poller, OSError if the kernel refuses it."""
 
     def add_listener(self, fd: int, number: int) -> None:
@@ -182,6 +214,53 @@ class Scoreboard:
 
     def read(self, slot: int) -> WorkerFigures:
         """What the slot tells."""
+
+@final
+class MetricsServer:
+    """Shows the metrics of a scoreboard's workers: /metrics, /-/ and JSON. On its own thread, or turned by somebody."""
+
+    def __new__(
+        cls,
+        scoreboard: Scoreboard,
+        *,
+        names: Sequence[str],
+        listeners: Sequence[str],
+        config: bytes,
+        expects_app: bool = False,
+    ) -> MetricsServer:
+        """`names`: what the first slots are called. `listeners`: what the server listens at. `config`: its settings, as
+        JSON, without secrets. `expects_app`: somebody supplies the application's own metrics when they are wanted; a
+        scrape waits for them for two seconds."""
+
+    def add_listener(self, fd: int) -> None:
+        """Accept from a listening socket; the descriptor is duplicated. Before `start`."""
+
+    def start(self) -> None:
+        """Turn on a thread of its own, which knows no Python, until `stop`."""
+
+    def fileno(self) -> int:
+        """Readable when `turn` has something to do. RuntimeError once started."""
+
+    def turn(self) -> None:
+        """Do what there is to do, without waiting. Also now and then without news: connections have deadlines."""
+
+    def abandon(self) -> None:
+        """In a forked child, whose server it is not: close its descriptors, and touch nothing of the parent's."""
+
+    def wait_for_app(self) -> Literal["text", "openmetrics"] | None:
+        """Wait until the application's metrics are wanted, and in which format; None once stopped. From any thread."""
+
+    def take_app(self) -> Literal["text", "openmetrics"] | None:
+        """The same without waiting: None if they are not wanted."""
+
+    def supply(self, format: str, text: bytes) -> None:
+        """The application's metrics in this format, without an end of their own. From any thread."""
+
+    def stop(self) -> None:
+        """Close its listeners and connections. Idempotent."""
+
+def metrics_table() -> list[tuple[str, str, str, list[str], str, str]]:
+    """Every metric: its name, kind, unit, labels, group and meaning."""
 
 def exit_after_hang_up(fd: int, grace_s: float, status: int) -> None:
     """End this process, at the latest `grace_s` after the other end of a stream socket has been closed.

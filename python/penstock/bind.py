@@ -31,8 +31,8 @@ class InheritedPlace:
 Place = TcpPlace | UnixPlace | InheritedPlace
 
 
-def parse(text: str) -> Place:
-    """The place that `text` names; `ValueError` if none. The port is 8000 unless given, no host every IPv4 address."""
+def parse(text: str, default_port: int | None = DEFAULT_PORT) -> Place:
+    """The place that `text` names; `ValueError` if none. No port is `default_port`, no host every IPv4 address."""
     text = text.strip()
     if not text or "\0" in text:
         raise ValueError(text)
@@ -45,21 +45,33 @@ def parse(text: str) -> Place:
         return UnixPlace(path)
     if text.startswith("fd://"):
         return InheritedPlace(_number(text.removeprefix("fd://"), MAX_FD))
-    return _parse_tcp(text.removeprefix("tcp://"))
+    return _parse_tcp(text.removeprefix("tcp://"), default_port)
 
 
-def _parse_tcp(text: str) -> TcpPlace:
+def parse_local(text: str) -> Place:
+    """The same, but there must be a port, and one alone is of 127.0.0.1."""
+    text = text.strip()
+    return TcpPlace("127.0.0.1", _number(text, 65535)) if text.isdigit() else parse(text, None)
+
+
+def _parse_tcp(text: str, default_port: int | None) -> TcpPlace:
     if "/" in text:
         raise ValueError(text)
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or not host or (rest and not rest.startswith(":")):
             raise ValueError(text)
-        return TcpPlace(host, _number(rest[1:], 65535) if rest else DEFAULT_PORT)
+        return TcpPlace(host, _port(rest[1:] if rest else None, default_port))
     host, colon, port = text.partition(":")
     if ":" in port:
         raise ValueError(text)  # An IPv6 address belongs in brackets.
-    return TcpPlace(host or "0.0.0.0", _number(port, 65535) if colon else DEFAULT_PORT)
+    return TcpPlace(host or "0.0.0.0", _port(port if colon else None, default_port))
+
+
+def _port(text: str | None, default: int | None) -> int:
+    if text is None and default is not None:
+        return default
+    return _number(text or "", 65535)
 
 
 def _number(text: str, maximum: int) -> int:

@@ -285,6 +285,18 @@ class Patterns(Texts):
 
 
 @dataclass(frozen=True)
+class MetricsPlace(Text):
+    metavar: ClassVar[str] = "ADDRESS"
+    what: str = f"a port of 127.0.0.1, {bind.SYNTAX}"
+
+    def accepts(self, value: object) -> bool:
+        try:
+            return isinstance(value, str) and bool(bind.parse_local(value))
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True)
 class Places(Texts):
     metavar: ClassVar[str] = "ADDRESS"
     separator: ClassVar[str] = ","
@@ -409,6 +421,7 @@ LIMITS = "Limits: what one client can cost the others"
 PROXIES = "Behind a proxy"
 ENGINE = "Engine"
 STATIC = "Static files"
+OBSERVING = "Metrics and tracing"
 LOGGING = "Logging"
 
 
@@ -771,6 +784,27 @@ class ServerConfig:
         Choice(("auto", "epoll", "io_uring")),
         group=ENGINE,
         help="How to wait for the kernel: the one that measures best here (auto), or the one named.",
+    )
+
+    metrics_bind: str | None = setting(
+        None,
+        MetricsPlace(),
+        group=OBSERVING,
+        help="Measure, and show what is measured here: /metrics for Prometheus, /-/ for people, JSON for programs. A "
+        "port alone is one of 127.0.0.1: whoever can connect may read (docs/metrics.md).",
+    )
+    slow_callback_s: float = setting(
+        0.0,
+        Seconds(0, 86_400),
+        group=OBSERVING,
+        help="When Python keeps an event loop for longer than this, log the stack that is running; 0 is never.",
+    )
+    otel: bool | None = setting(
+        None,
+        Switch(),
+        group=OBSERVING,
+        help="Trace requests with OpenTelemetry: a span each (docs/tracing.md). By default if its variables ask for it "
+        "(OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER) and its SDK is installed.",
     )
 
     log_level: LogLevel = setting(

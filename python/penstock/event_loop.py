@@ -99,7 +99,8 @@ class EventLoop(asyncio.SelectorEventLoop):
     `asyncio.run(main(), loop_factory=penstock.EventLoop)` on Python 3.12 and later;
     `asyncio.Runner(loop_factory=penstock.EventLoop)` on 3.11.
 
-    `poller` is how the reactor waits for the kernel: "auto", "epoll" or "io_uring".
+    `poller` is how the reactor waits for the kernel: "auto", "epoll" or "io_uring". With a scoreboard its counters are
+    those of a slot there, for others to see.
     """
 
     # What a selector loop of CPython has, and this one looks at (base_events.py).
@@ -108,8 +109,8 @@ class EventLoop(asyncio.SelectorEventLoop):
     # Until there is a reactor: asyncio looks at it when a loop goes that could not be made.
     _closed = True
 
-    def __init__(self, poller: str = "auto") -> None:
-        self.reactor = _core.Reactor(poller)
+    def __init__(self, poller: str = "auto", scoreboard: _core.Scoreboard | None = None, slot: int = 0) -> None:
+        self.reactor = _core.Reactor(poller, scoreboard, slot)
         selector = ReactorSelector(self.reactor)
         super().__init__(selector)
         selector.drive(self)

@@ -32,15 +32,20 @@ def check(config: ServerConfig) -> None:
         )
 
 
+def give(path: str, config: ServerConfig) -> None:
+    """Have a file or directory belong to whom this process, or its workers, will be."""
+    user, group = _user(config), _group_to_be(config)
+    if os.geteuid() == 0 and is_asked(config):
+        os.chown(path, user.pw_uid if user else -1, group if group is not None else -1)
+
+
 def become(config: ServerConfig) -> None:
     """For good: there is no way back."""
     if config.umask is not None:
         os.umask(config.umask)
     if not is_asked(config):
         return
-    user, group = _user(config), _group(config)
-    if group is None and user is not None:
-        group = user.pw_gid
+    user, group = _user(config), _group_to_be(config)
     if os.geteuid() == 0 and group is not None:
         # Root's own groups must not stay.
         os.initgroups(user.pw_name, group) if user else os.setgroups([group])
@@ -64,6 +69,12 @@ def _group(config: ServerConfig) -> int | None:
     with contextlib.suppress(KeyError, OverflowError):
         return (grp.getgrgid(int(config.group)) if config.group.isdigit() else grp.getgrnam(config.group)).gr_gid
     raise ConfigError(f"--group: expected a group of this machine, got {config.group!r}: see getent group")
+
+
+def _group_to_be(config: ServerConfig) -> int | None:
+    """The one that is asked for, or else the user's own."""
+    group, user = _group(config), _user(config)
+    return user.pw_gid if group is None and user is not None else group
 
 
 @contextlib.contextmanager

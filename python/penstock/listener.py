@@ -128,7 +128,8 @@ def try_addresses(config: ServerConfig) -> None:
     Raises `AddressError`; not for an address in use, which the server about to be replaced may have.
     """
     options = _options(config.socket_option)
-    for place in places(config):
+    beside = [] if config.metrics_bind is None else [bind.parse_local(config.metrics_bind)]
+    for place in [*places(config), *beside]:
         with suppress(AddressInUse):
             _try(place, options)
 
@@ -147,6 +148,11 @@ def _try(place: bind.Place, options: SocketOptions) -> None:
         case bind.TcpPlace(host, port):
             # A backlog of None: bound, and not listening.
             close_listeners(_listen_tcp(host, port, None, options))
+
+
+def open_place(place: bind.Place, backlog: int, options: SocketOptions) -> list[socket.socket]:
+    """The listening sockets at this place. Raises `AddressError`."""
+    return _listen_at(place, backlog, options, reuse_port=False)
 
 
 def open_at(address: str, backlog: int, options: SocketOptions) -> list[socket.socket]:

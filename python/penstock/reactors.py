@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from . import _core, listener, logs
+from . import _core, listener, logs, metrics
 from .config import ServerConfig
 from .event_loop import EventLoop
 from .server import Worker, end_leftovers, log_open, logging_process, stopping_on_signals
@@ -47,12 +47,18 @@ class ReactorThread:
     """
 
     def __init__(
-        self, number: int, app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig
+        self,
+        number: int,
+        app: Callable[..., Any],
+        listeners: list[socket.socket],
+        config: ServerConfig,
+        board: metrics.Board,
     ) -> None:
         self._home = asyncio.get_running_loop()
         self.started: asyncio.Future[_core.ReactorHandle] = self._home.create_future()
         self.ended: asyncio.Future[BaseException | None] = self._home.create_future()
         self._app, self._listeners, self._config = app, listeners, config
+        self._board, self._slot = board, number
         self._loop: asyncio.AbstractEventLoop | None = None
         self._worker: FedWorker | None = None
         self._is_stopping = False
@@ -79,7 +85,8 @@ class ReactorThread:
     def _run(self) -> None:
         error: BaseException | None = None
         try:
-            with asyncio.Runner(loop_factory=lambda: EventLoop(self._config.poller)) as runner:
+            loop_factory = lambda: EventLoop(self._config.poller, self._board.scoreboard, self._slot)  # noqa: E731
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
                 runner.run(self._main())
         except BaseException as caught:
             error = caught
@@ -103,10 +110,12 @@ class ReactorThread:
 class ReactorGroup:
     """Serves one application on `config.reactors` threads."""
 
-    def __init__(self, app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
-        self.listeners, self.config = listeners, config
+    def __init__(
+        self, app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig, board: metrics.Board
+    ) -> None:
+        self.listeners, self.config, self._board = listeners, config, board
         self._stop = asyncio.Event()
-        self._threads = [ReactorThread(number, app, listeners, config) for number in range(config.reactors)]
+        self._threads = [ReactorThread(number, app, listeners, config, board) for number in range(config.reactors)]
 
     async def main(self) -> None:
         """Serve until stopped, or until a reactor ends; raises what ended it."""
@@ -137,12 +146,15 @@ class ReactorGroup:
 
     async def _serve(self) -> None:
         """Let connections in until it is time to stop. On return everybody who was let in has a reactor."""
-        main_reactor = _core.MainReactor([thread.started.result() for thread in self._threads], self.config.poller)
+        handles = [thread.started.result() for thread in self._threads]
+        main_reactor = _core.MainReactor(handles, self.config.poller, self._board.scoreboard, self._board.main_slot)
         try:
             for number, each in enumerate(self.listeners):
                 main_reactor.add_listener(each.fileno(), number)
+            self._board.tell("ready")
             log_open(self.listeners)
             await self._until(None)
+            self._board.tell("draining")
             logs.error_logger.info("Shutting down")
         finally:
             # The main reactor's own descriptors are the last of a listener, if no other process has it: it lets nobody

@@ -37,7 +37,7 @@ def _with_settings_of(
 
 def prepare(app: str | Callable[..., Any], config: ServerConfig) -> ServerConfig:
     """Set up the working directory, logging and the module search path; the config with what has been looked up."""
-    from . import env_file, importer, logs, static
+    from . import env_file, importer, logs, static, tracing
 
     if config.chdir is not None:
         _change_directory(config.chdir)
@@ -53,6 +53,7 @@ def prepare(app: str | Callable[..., Any], config: ServerConfig) -> ServerConfig
     )
     if config.access_log:
         logs.check_access_logfile(config.access_logfile)
+    tracing.check(config)
     if isinstance(app, str):
         importer.add_app_dir(config.app_dir)
     return config

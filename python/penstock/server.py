@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
-from . import _core, identity, importer, listener, logs, systemd
+from . import _core, identity, importer, listener, logs, metrics, observing, systemd, tracing
 from .config import ServerConfig
 from .event_loop import EventLoop
 from .interface import interface_of
@@ -42,6 +42,7 @@ def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
     """Serve in this process, which nobody replaces."""
     identity.check(config)
     listeners: list[socket.socket] = []
+    board, shown_at = metrics.Board(config), metrics.open_listeners(config)
     try:
         if identity.is_asked(config):
             # Sockets may need the rights that the application shall not have.
@@ -49,20 +50,30 @@ def serve_alone(app: str | Callable[..., Any], config: ServerConfig) -> None:
         identity.become(config)
         application = importer.load_app(app, factory=config.factory)
         listeners = listeners or listener.open_listeners(config)
-        with identity.pid_file(config.pid), asyncio.Runner(loop_factory=lambda: EventLoop(config.poller)) as runner:
-            runner.run(_serve(application, listeners, config))
+        # With several event loops this one serves nobody, and is nobody's to see.
+        seen = board.scoreboard if config.reactors == 1 else None
+        loop_factory = lambda: EventLoop(config.poller, seen)  # noqa: E731
+        with (
+            identity.pid_file(config.pid),
+            metrics.shown(config, board, shown_at, listeners),
+            tracing.exporting(config),
+            asyncio.Runner(loop_factory=loop_factory) as runner,
+        ):
+            runner.run(_serve(application, listeners, config, board))
     finally:
-        listener.close_listeners(listeners)
+        listener.close_listeners([*listeners, *shown_at])
         logs.await_last_records()
 
 
-async def _serve(app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
+async def _serve(
+    app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig, board: metrics.Board
+) -> None:
     if config.reactors > 1:
         from .reactors import ReactorGroup
 
-        await ReactorGroup(app, listeners, config).main()
+        await ReactorGroup(app, listeners, config, board).main()
     else:
-        worker = Worker(app, listeners, config)
+        worker = Worker(app, listeners, config, board)
         with stopping_on_signals(asyncio.get_running_loop(), worker.stop):
             try:
                 await worker.main()
@@ -87,9 +98,18 @@ async def end_leftovers() -> None:
 class Worker:
     """Serves one application on one reactor, the one of the running loop, which accepts from the listeners itself."""
 
-    def __init__(self, app: Callable[..., Any], listeners: list[socket.socket], config: ServerConfig) -> None:
-        self.app, self.listeners, self.config = app, listeners, config
+    def __init__(
+        self,
+        app: Callable[..., Any],
+        listeners: list[socket.socket],
+        config: ServerConfig,
+        board: metrics.Board | None = None,
+    ) -> None:
+        self.listeners, self.config = listeners, config
+        # Where a server that is alone says how far it is.
+        self.board = board
         self._interface = interface_of(app, config.interface)
+        self.app = tracing.traced(app, self._interface, config)
         # Of a WSGI application, once it is attached.
         self.threads: WsgiThreads | None = None
         self._stop = asyncio.Event()
@@ -106,6 +126,10 @@ class Worker:
         """From the application's start-up to its shutdown."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, EventLoop)
+        with observing.observed(loop, self.config):
+            await self._serve(loop)
+
+    async def _serve(self, loop: EventLoop) -> None:
         lifespan = Lifespan(self.app, self.config.lifespan if self._interface == "asgi" else "off")
         if not await _ends_unless(self._stop, lifespan.start_up()):
             logs.error_logger.info("Stopped before the application had started")
@@ -165,6 +189,8 @@ class Worker:
         """The application has started: connections may come."""
         for each in self.listeners:
             loop.reactor.add_listener(each.fileno())
+        if self.board is not None:
+            self.board.tell("ready")
         log_open(self.listeners)
 
     def _watch_dog(self, loop: EventLoop) -> None:
@@ -176,6 +202,8 @@ class Worker:
 
     def let_nobody_in(self, loop: EventLoop) -> None:
         """It is time to stop: connections come no more."""
+        if self.board is not None:
+            self.board.tell("draining")
         # The reactor's own descriptors are the last of a listener, if no other process has it: it lets nobody in from
         # here on, and takes those who wait.
         is_last = listener.is_last_holder(self.listeners)

@@ -6,6 +6,7 @@
 use std::os::fd::RawFd;
 
 use super::buffer::SegmentQueue;
+use super::event_loop::Cause;
 use super::timer::TimerLink;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +42,8 @@ pub struct ChannelFlags {
     pub output_ended: bool,
     /// Closed already, in the list of those to be removed.
     pub closed: bool,
+    /// What its end is to be counted as.
+    pub cause: Cause,
 }
 
 pub struct Channel<C> {

@@ -15,6 +15,7 @@ use super::channel::{Channel, ChannelKind};
 use super::gate;
 use super::mailbox::{MailSender, Mailbox};
 use super::poller::{Completion, Poller, Readiness, SendOutcome};
+use super::shared::SharedRow;
 use super::slab::Slab;
 use super::timer::{Links, TICK, TimerLink, TimerWheel};
 use super::token::Token;
@@ -44,6 +45,20 @@ pub enum CloseReason {
     Aborted,
     /// The peer reset it or vanished, with this errno.
     Failed(i32),
+}
+
+/// A reactor's counters, in memory that other processes may share.
+pub type Shard = SharedRow<ReactorCounters>;
+
+/// Why a connection was closed, where the way in which it was does not tell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Cause {
+    #[default]
+    Untold,
+    /// It was silent for too long.
+    Silent,
+    /// Its peer did not take what was sent.
+    Stalled,
 }
 
 /// Who has a listener's socket when it is removed.
@@ -85,6 +100,9 @@ pub trait Service {
     /// Give up the leases of earlier turns, copying what must outlive them; false while some are still wanted, or there
     /// is other unfinished business (the arena then fills on, and the turn does not sleep).
     fn settle(&mut self, io: &mut Io<Self::Connection>) -> bool;
+    /// What was flushed has been given to the kernel: time to measure what began long ago. `now`, if somebody has looked;
+    /// `Io::clock` tells otherwise. Only while `Io::measures`.
+    fn flushed(&mut self, _io: &mut Io<Self::Connection>, _now: Option<Instant>) {}
 }
 
 /// What a service may do with its reactor.
@@ -112,7 +130,11 @@ pub struct Io<C> {
     /// Within a turn, between the wait and its end, `now` is as good as the clock.
     now_is_fresh: bool,
     load: Arc<Gauge>,
-    pub counters: Arc<ReactorCounters>,
+    /// The end of the last wait.
+    woke: Instant,
+    /// Durations are measured, and levels told.
+    pub measures: bool,
+    pub counters: Shard,
 }
 
 impl<C> Links for Slab<Channel<C>> {
@@ -125,7 +147,7 @@ impl<C: Default> Io<C> {
     const MAX_FREE_QUEUES: usize = 256;
     const FITS: () = assert!(Slab::<Channel<C>>::SLOT_BYTES <= 128, "an idle connection's slot is at most 128 bytes");
 
-    fn new(poller: Box<dyn Poller>) -> Self {
+    fn new(poller: Box<dyn Poller>, counters: Shard) -> Self {
         let () = Self::FITS;
         let now = poller.now();
         Io {
@@ -147,13 +169,20 @@ impl<C: Default> Io<C> {
             now,
             now_is_fresh: false,
             load: Arc::default(),
-            counters: Arc::default(),
+            woke: now,
+            measures: false,
+            counters,
         }
     }
 
     /// The time of this turn.
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// The time of this very moment, at the cost of a look at the clock.
+    pub fn clock(&self) -> Instant {
+        self.poller.now()
     }
 
     /// The time that has passed on the wheel's clock.
@@ -474,6 +503,13 @@ impl<C: Default> Io<C> {
         self.channels.get(token).is_none_or(|channel| channel.flags.closing || channel.flags.closed)
     }
 
+    /// Have a connection that is about to be closed counted under this cause.
+    pub fn note_cause(&mut self, token: Token, cause: Cause) {
+        if let Some(channel) = self.channels.get_mut(token) {
+            channel.flags.cause = cause;
+        }
+    }
+
     /// Close an idle connection, on which nothing is unsent and nothing on its way.
     pub fn close_idle(&mut self, token: Token) {
         self.end(token, CloseReason::Finished);
@@ -593,9 +629,34 @@ impl<C: Default> Io<C> {
         self.connections -= 1;
         self.load.subtract(1);
         self.lingering -= usize::from(channel.flags.lingering);
-        self.counters.connections_closed.add(1);
+        self.count_closed(channel.flags.cause, reason);
         self.wake_listeners();
         Some(channel.state)
+    }
+
+    fn count_closed(&self, cause: Cause, reason: CloseReason) {
+        self.counters.connections_closed.add(1);
+        let counter = match (cause, reason) {
+            (_, CloseReason::Failed(_)) => &self.counters.connections_failed,
+            (Cause::Silent, _) => &self.counters.connections_silent,
+            (Cause::Stalled, _) => &self.counters.connections_stalled,
+            (Cause::Untold, CloseReason::Aborted) => &self.counters.connections_aborted,
+            (Cause::Untold, CloseReason::Finished) => &self.counters.connections_finished,
+        };
+        counter.add(1);
+    }
+
+    /// About to wait: what the reactor has. Returns the time.
+    fn tell_levels(&mut self) -> Instant {
+        let (now, counters) = (self.poller.now(), &*self.counters);
+        let worked = now.saturating_duration_since(self.woke);
+        counters.turn_ns.record_duration(worked);
+        counters.busy_ns.add(worked.as_nanos() as u64);
+        counters.connections.set(self.connections as u64);
+        counters.lingering.set(self.lingering as u64);
+        counters.timers.set(self.wheel.len() as u64);
+        counters.spare_buffers.set(self.buffers.len() as u64);
+        now
     }
 
     /// Out of descriptors: refuse one waiting peer with the reserve (it learns at once instead of hanging), then
@@ -711,8 +772,13 @@ pub struct EventLoop<S: Service> {
 
 impl<S: Service> EventLoop<S> {
     pub fn new(poller: Box<dyn Poller>, service: S) -> io::Result<Self> {
+        Self::counting_in(poller, service, Shard::alone())
+    }
+
+    /// The same, with counters that somebody else can see.
+    pub fn counting_in(poller: Box<dyn Poller>, service: S, counters: Shard) -> io::Result<Self> {
         let mailbox = Mailbox::new()?;
-        let mut io = Io::new(poller);
+        let mut io = Io::new(poller, counters);
         let channel = Channel::new(mailbox.fd(), ChannelKind::Mailbox, S::Connection::default());
         let token = io.channels.insert(channel);
         io.poller.watch(token, mailbox.fd(), Readiness { readable: true, writable: false })?;
@@ -735,9 +801,17 @@ impl<S: Service> EventLoop<S> {
             timeout = Some(Duration::ZERO);
         }
         let leaving_listeners = std::mem::take(&mut self.io.leaving_listeners);
+        let rests = self.io.measures.then(|| self.io.tell_levels());
+        if rests.is_some() {
+            self.service.flushed(&mut self.io, rests);
+        }
         let mut completions = std::mem::take(&mut self.completions);
         let waited = self.io.poller.wait(timeout, &mut completions);
         (self.io.now, self.io.now_is_fresh) = (self.io.poller.now(), true);
+        if let Some(rests) = rests {
+            self.io.woke = self.io.now;
+            self.io.counters.waiting_ns.add(self.io.now.saturating_duration_since(rests).as_nanos() as u64);
+        }
         self.io.counters.completions.add(completions.len() as u64);
         for completion in completions.drain(..) {
             self.dispatch(completion);
@@ -748,6 +822,9 @@ impl<S: Service> EventLoop<S> {
         }
         self.sweep();
         self.flush();
+        if self.io.measures {
+            self.service.flushed(&mut self.io, None);
+        }
         self.io.now_is_fresh = false;
         waited
     }
@@ -777,9 +854,6 @@ impl<S: Service> EventLoop<S> {
             }
         }
         while let Some((token, reason)) = self.io.closed.pop_front() {
-            if matches!(reason, CloseReason::Failed(_)) {
-                self.io.counters.connections_failed.add(1);
-            }
             if let Some(state) = self.io.remove(token, reason) {
                 self.service.closed(&mut self.io, token, state, reason);
             }
@@ -810,6 +884,35 @@ impl<S: Service> EventLoop<S> {
             self.io.remove(token, reason);
         }
         std::mem::take(&mut self.io.released)
+    }
+
+    /// What becomes readable when a turn would find something: the poller's own descriptor, if it has one.
+    pub fn poll_fd(&self) -> Option<RawFd> {
+        self.io.poller.poll_fd()
+    }
+
+    /// How long a turn has nothing to do, unless `poll_fd` says so before; `None`: for ever.
+    pub fn patience(&mut self) -> Option<Duration> {
+        self.io.now = self.io.poller.now();
+        self.bounded(None)
+    }
+
+    /// In a forked child, whose loop it is not: close its descriptors, and touch nothing that the parent has, too.
+    pub fn abandon(self) {
+        let EventLoop { mut io, mailbox, .. } = self;
+        let own = |kind| matches!(kind, ChannelKind::Connection | ChannelKind::Listener);
+        for token in io.channels.tokens() {
+            if let Some(channel) = io.channels.remove(token).filter(|channel| own(channel.kind)) {
+                close_descriptor(channel.fd);
+            }
+        }
+        io.reserve = None;
+        if let Some(fd) = io.poller.poll_fd() {
+            close_descriptor(fd);
+        }
+        drop(mailbox);
+        // Its poller would close its descriptor once more.
+        std::mem::forget(io);
     }
 
     /// The last of a listener: what peers believe accepted is taken, and the descriptor closed.

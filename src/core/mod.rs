@@ -1,5 +1,6 @@
 //! The reactor's parts, without Python and without any protocol.
 
+pub mod background;
 pub mod bell;
 pub mod buffer;
 pub mod channel;
@@ -14,5 +15,5 @@ pub mod timer;
 pub mod token;
 pub mod wall_clock;
 
-pub use event_loop::{CloseReason, EventLoop, Hold, Io, Service};
+pub use event_loop::{Cause, CloseReason, EventLoop, Hold, Io, Service, Shard};
 pub use token::Token;

@@ -49,6 +49,15 @@ impl Default for TimerWheel {
 }
 
 impl TimerWheel {
+    /// Connections that hang in it, due or not any more.
+    pub fn len(&self) -> usize {
+        self.linked
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.linked == 0
+    }
+
     /// The tick at `elapsed` since the loop began, rounded up: no deadline is early.
     pub fn tick_after(elapsed: Duration) -> u32 {
         nanoseconds(elapsed).div_ceil(nanoseconds(TICK)).min(u64::from(NEVER - 1)) as u32

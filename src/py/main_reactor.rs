@@ -10,15 +10,16 @@ use pyo3::types::PyDict;
 
 use super::guarded::Guarded;
 use super::reactor::{ReactorHandle, counters_as_dict, hold, listener_of};
+use super::scoreboard::{Scoreboard, shard_of};
+use crate::core::Shard;
 use crate::core::poller::{self, PollerKind};
-use crate::metrics::ReactorCounters;
 use crate::reactor;
 
 /// Accepts on a thread of its own, and hands each connection to the reactor with the fewest.
 #[pyclass(frozen, module = "penstock._core")]
 pub struct MainReactor {
     inner: Guarded<Option<reactor::MainReactor>>,
-    counters: Arc<ReactorCounters>,
+    counters: Shard,
     deserted: Arc<AtomicBool>,
 }
 
@@ -34,8 +35,14 @@ impl MainReactor {
 #[pymethods]
 impl MainReactor {
     #[new]
-    #[pyo3(signature = (reactors, poller = "auto"))]
-    fn new(py: Python<'_>, reactors: Vec<Py<ReactorHandle>>, poller: &str) -> PyResult<Self> {
+    #[pyo3(signature = (reactors, poller = "auto", scoreboard = None, slot = 0))]
+    fn new(
+        py: Python<'_>,
+        reactors: Vec<Py<ReactorHandle>>,
+        poller: &str,
+        scoreboard: Option<&Scoreboard>,
+        slot: usize,
+    ) -> PyResult<Self> {
         if reactors.is_empty() {
             return Err(PyValueError::new_err("a main reactor hands connections over to at least one reactor"));
         }
@@ -45,7 +52,8 @@ impl MainReactor {
         let deserted = Arc::new(AtomicBool::new(false));
         let say = deserted.clone();
         let say = Box::new(move || say.store(true, Ordering::Release));
-        let inner = py.detach(|| reactor::MainReactor::start(open, handles, say))?;
+        let shard = shard_of(scoreboard, slot)?;
+        let inner = py.detach(|| reactor::MainReactor::start_counting_in(shard, open, handles, say))?;
         let counters = inner.counters().clone();
         Ok(MainReactor { inner: Guarded::new(Some(inner)), counters, deserted })
     }

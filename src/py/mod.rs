@@ -9,12 +9,14 @@ mod guarded;
 mod http_server;
 mod load;
 mod main_reactor;
+mod metrics;
 mod owners;
 mod reactor;
 mod request_bytes;
 mod scoreboard;
 mod service;
 mod socket_options;
+mod stall_watch;
 mod task;
 mod tcp;
 mod wsgi;
@@ -32,6 +34,8 @@ mod _core {
     use super::load::{run_http_load, run_tcp_load, run_udp_load};
     #[pymodule_export]
     use super::main_reactor::MainReactor;
+    #[pymodule_export]
+    use super::metrics::{MetricsServer, metrics_table};
     #[pymodule_export]
     use super::reactor::{Reactor, ReactorHandle};
     #[pymodule_export]

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,13 +16,14 @@ use pyo3::types::{PyDict, PyList};
 use super::asgi::AsgiServer;
 use super::guarded::Guarded;
 use super::owners;
-use super::scoreboard::Scoreboard;
+use super::scoreboard::{Scoreboard, shard_of};
 use super::service::PyService;
+use super::stall_watch::StallWatch;
 use super::tcp::StreamServer;
 use super::wsgi::{Desk, WsgiServer};
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{self, PollerKind, Readiness};
-use crate::core::{EventLoop, Hold, Token};
+use crate::core::{EventLoop, Hold, Shard, Token};
 use crate::metrics::ReactorCounters;
 use crate::net::Listener;
 use crate::net::options::{Bytes, NO_DELAY, NOT_SENT_LOW_WATER};
@@ -56,6 +56,8 @@ pub(super) struct Inner {
     wsgi: Option<Py<WsgiServer>>,
     /// By the number of their endpoint.
     pub stream_servers: HashMap<u16, Py<StreamServer>>,
+    /// Since when the interpreter has been had; only while durations are measured.
+    attached_at: Option<Instant>,
 }
 
 #[pyclass(frozen, weakref, module = "penstock._core")]
@@ -65,7 +67,8 @@ pub struct Reactor {
     /// Somebody wants `select` to come back.
     woken: AtomicBool,
     handle: SubReactorHandle,
-    counters: Arc<ReactorCounters>,
+    counters: Shard,
+    watch: StallWatch,
 }
 
 /// What a main reactor needs of this one, good for any thread.
@@ -131,15 +134,26 @@ impl Reactor {
     fn turn(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<()> {
         let mut entered = self.inner.enter()?;
         let inner = entered.as_mut().ok_or_else(|| PyRuntimeError::new_err("the event loop is closed"))?;
+        if let Some(since) = inner.attached_at.take() {
+            self.counters.gil_hold_ns.record_duration(since.elapsed());
+        }
+        self.watch.left();
         let carried = Carried(&mut inner.event_loop);
         let woken = &self.woken;
-        py.detach(move || {
+        let wanted_at = py.detach(move || {
             let whole = carried;
             match whole.0.service.desk {
                 None => turn_while_native(whole.0, timeout, woken),
                 Some(_) => turn_for_threads(whole.0, timeout, woken),
             }
+            .map(|()| whole.0.io.measures.then(Instant::now))
         })?;
+        if let Some(wanted_at) = wanted_at {
+            let now = Instant::now();
+            self.counters.gil_wait_ns.record_duration(now.saturating_duration_since(wanted_at));
+            inner.attached_at = Some(now);
+        }
+        self.watch.entered();
         if let Some(reporter) = &inner.event_loop.service.reporter {
             reporter.work();
         }
@@ -169,8 +183,17 @@ impl Reactor {
 
     /// Run the events of this turn, within the budget. Returns whether some are left.
     fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
-        let began = Instant::now();
+        let (began, mut ran) = (Instant::now(), 0);
+        let outcome = self.run_events(py, began, &mut ran);
+        if ran > 0 {
+            self.counters.batch.record(ran);
+        }
+        outcome
+    }
+
+    fn run_events(&self, py: Python<'_>, began: Instant, ran: &mut u64) -> PyResult<bool> {
         while self.run_stream_event(py)? {
+            *ran += 1;
             if began.elapsed() >= ATTACHED_BUDGET {
                 break;
             }
@@ -183,6 +206,7 @@ impl Reactor {
             let asgi = inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py));
             let wsgi = inner.wsgi.as_ref().map(|wsgi| wsgi.clone_ref(py));
             drop(entered);
+            *ran += 1;
             if let Some(asgi) = asgi {
                 AsgiServer::handle(asgi.bind(py), event)?;
             } else if let (Some(wsgi), HttpEvent::Quiet) = (wsgi, event) {
@@ -281,8 +305,8 @@ fn mask(readiness: Readiness) -> u8 {
 #[pymethods]
 impl Reactor {
     #[new]
-    #[pyo3(signature = (poller = "auto"))]
-    fn new(poller: &str) -> PyResult<Self> {
+    #[pyo3(signature = (poller = "auto", scoreboard = None, slot = 0))]
+    fn new(poller: &str, scoreboard: Option<&Scoreboard>, slot: usize) -> PyResult<Self> {
         let kind: PollerKind = poller.parse().map_err(PyValueError::new_err)?;
         let service = PyService {
             http: None,
@@ -293,12 +317,20 @@ impl Reactor {
             reporter: None,
             fair_share: None,
         };
-        let event_loop = EventLoop::new(poller::open(kind)?, service)?;
+        let counters = shard_of(scoreboard, slot)?;
+        let event_loop = EventLoop::counting_in(poller::open(kind)?, service, counters)?;
         let (mail, counters) = (event_loop.mail_sender(), event_loop.io.counters.clone());
         let handle = SubReactorHandle::of(&event_loop);
-        let inner =
-            Inner { event_loop, watches: HashMap::new(), asgi: None, wsgi: None, stream_servers: HashMap::new() };
-        Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken: AtomicBool::new(false), handle, counters })
+        let inner = Inner {
+            event_loop,
+            watches: HashMap::new(),
+            asgi: None,
+            wsgi: None,
+            stream_servers: HashMap::new(),
+            attached_at: None,
+        };
+        let (woken, watch) = (AtomicBool::new(false), StallWatch::default());
+        Ok(Reactor { inner: Guarded::new(Some(inner)), mail, woken, handle, counters, watch })
     }
 
     /// For a main reactor, which hands connections over to this one. From any thread.
@@ -349,6 +381,7 @@ impl Reactor {
         let deadline = timeout.map(|seconds| Instant::now() + Duration::from_secs_f64(seconds.clamp(0.0, 86_400.0)));
         let mut events_left = self.with(|inner| inner.event_loop.service.has_events())?;
         let timers_before = timers_fingerprint(timers);
+        self.counters.asyncio_timers.set(timers.len() as u64);
         loop {
             let wait = match deadline {
                 _ if events_left => Some(Duration::ZERO),
@@ -468,6 +501,43 @@ impl Reactor {
                 http.drain(io, patience);
             }
         })
+    }
+
+    /// Measure durations, and tell levels, from now on: at the cost of a few looks at the clock for each turn.
+    fn measure(&self) -> PyResult<()> {
+        self.with(|inner| inner.event_loop.io.measures = true)
+    }
+
+    /// A timer was called so late.
+    fn note_lag(&self, late_s: f64) {
+        self.counters.lag_ns.record_duration(Duration::try_from_secs_f64(late_s).unwrap_or_default());
+    }
+
+    /// Wait until Python has been at work in this loop for so long without a break, and tell for how long: once for each
+    /// such time. `None` after `stop_watching`. For a thread that watches the loop's.
+    fn wait_for_stall(&self, py: Python<'_>, threshold_s: f64) -> PyResult<Option<f64>> {
+        let threshold = Duration::try_from_secs_f64(threshold_s).map_err(|_| PyValueError::new_err("threshold_s"))?;
+        let stalled = py.detach(|| self.watch.wait_for_stall(threshold));
+        if stalled.is_some() {
+            self.counters.slow_callbacks.add(1);
+        }
+        Ok(stalled.map(|stalled| stalled.as_secs_f64()))
+    }
+
+    /// Wait until what `wait_for_stall` told of is over, and tell how long it took. `None` after `stop_watching`.
+    fn wait_for_end_of_stall(&self, py: Python<'_>) -> Option<f64> {
+        py.detach(|| self.watch.wait_for_end()).map(|took| took.as_secs_f64())
+    }
+
+    /// Whether what `wait_for_stall` told of goes on.
+    #[getter]
+    fn is_stalled(&self) -> bool {
+        self.watch.goes_on()
+    }
+
+    /// Let go of who waits for a stall, for good.
+    fn stop_watching(&self) {
+        self.watch.stop();
     }
 
     /// Open connections.

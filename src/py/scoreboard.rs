@@ -8,12 +8,20 @@ use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::core::hang_up;
+use crate::core::{Shard, hang_up};
 use crate::reactor::scoreboard::{self, State, Word};
 
 /// A slot for each worker, in memory that forked processes share.
 #[pyclass(frozen, module = "penstock._core")]
 pub struct Scoreboard(pub(super) Arc<scoreboard::Scoreboard>);
+
+/// Where the slot's worker counts; without a scoreboard a place that nobody else sees.
+pub(super) fn shard_of(scoreboard: Option<&Scoreboard>, slot: usize) -> PyResult<Shard> {
+    match scoreboard {
+        Some(scoreboard) => Ok(scoreboard.0.shard(scoreboard.check(slot)?).clone()),
+        None => Ok(Shard::alone()),
+    }
+}
 
 /// What a slot tells, by name, and as what.
 const FIGURES: [(&str, Word); 7] = [

@@ -1,6 +1,7 @@
 //! What a Python reactor serves: HTTP connections, streams of frames, and descriptors that asyncio watches.
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use super::wsgi::Desk;
 use crate::core::buffer::Lease;
@@ -63,6 +64,18 @@ impl PyService {
             self.streams.add(io, fd, listener & 0xff);
         } else if let Some(http) = &mut self.http {
             http.add(io, fd, listener);
+        }
+    }
+
+    fn tell_levels(&mut self, io: &mut PyIo) {
+        let mut waiting = self.streams.events_waiting();
+        if let Some(http) = &mut self.http {
+            http.tell_levels(io);
+            waiting += http.events_waiting();
+        }
+        io.counters.events_waiting.set(waiting as u64);
+        if let Some(desk) = &mut self.desk {
+            desk.tell_levels(&io.counters);
         }
     }
 
@@ -148,7 +161,16 @@ impl Service for PyService {
         }
     }
 
+    fn flushed(&mut self, io: &mut PyIo, now: Option<Instant>) {
+        if let Some(http) = &mut self.http {
+            http.flushed(io, now);
+        }
+    }
+
     fn settle(&mut self, io: &mut PyIo) -> bool {
+        if io.measures {
+            self.tell_levels(io);
+        }
         if let Some(reporter) = &self.reporter {
             let in_progress = self.http.as_ref().map_or(0, HttpServer::requests_in_progress);
             reporter.rest(io.connections(), in_progress, io.counters.responses.get());

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -15,8 +14,7 @@ use super::SubReactorHandle;
 use crate::core::buffer::Lease;
 use crate::core::mailbox::MailSender;
 use crate::core::poller::{Poller, Readiness};
-use crate::core::{CloseReason, EventLoop, Hold, Io, Service, Token};
-use crate::metrics::ReactorCounters;
+use crate::core::{CloseReason, EventLoop, Hold, Io, Service, Shard, Token};
 
 /// Called once, on the main reactor's thread, when no sub reactor is left to hand a connection to. From then on
 /// connections are accepted and closed at once.
@@ -61,7 +59,7 @@ enum Order {
 /// Accepts for the sub reactors it was given. Dropping it stops it.
 pub struct MainReactor {
     orders: MailSender<Order>,
-    counters: Arc<ReactorCounters>,
+    counters: Shard,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -72,11 +70,21 @@ impl MainReactor {
         sub_reactors: Vec<SubReactorHandle>,
         deserted: Deserted,
     ) -> io::Result<Self> {
+        Self::start_counting_in(Shard::alone(), open, sub_reactors, deserted)
+    }
+
+    /// The same, with counters that somebody else can see.
+    pub fn start_counting_in(
+        shard: Shard,
+        open: impl FnOnce() -> io::Result<Box<dyn Poller>> + Send + 'static,
+        sub_reactors: Vec<SubReactorHandle>,
+        deserted: Deserted,
+    ) -> io::Result<Self> {
         assert!(!sub_reactors.is_empty(), "a main reactor hands over to at least one sub reactor");
         let (tell, told) = sync_channel(1);
         let thread = std::thread::Builder::new().name("penstock-main".into()).spawn(move || {
             let acceptor = Acceptor::new(sub_reactors, deserted);
-            let mut event_loop = EventLoop::new(open()?, acceptor)?;
+            let mut event_loop = EventLoop::counting_in(open()?, acceptor, shard)?;
             // Whoever starts it waits for this.
             let _ = tell.send((event_loop.mail_sender(), event_loop.io.counters.clone()));
             run(&mut event_loop)
@@ -107,7 +115,7 @@ impl MainReactor {
         answered.recv().unwrap_or(Err(MainReactorError::Gone))
     }
 
-    pub fn counters(&self) -> &Arc<ReactorCounters> {
+    pub fn counters(&self) -> &Shard {
         &self.counters
     }
 

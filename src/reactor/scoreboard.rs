@@ -8,8 +8,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::core::Shard;
 use crate::core::bell::Bell;
-use crate::core::shared::SharedWords;
+use crate::core::shared::{SharedRow, SharedWords};
 
 /// What a slot's words mean. All of a slot's figures are as of its reactor's last turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +58,8 @@ impl State {
 
 pub struct Scoreboard {
     words: SharedWords,
+    /// What each slot's workers have counted, one after the other: a worker's end loses nothing of it.
+    shards: Vec<Shard>,
     slots: usize,
     /// Rung when a worker that leaves connections to the others should look again.
     bell: Bell,
@@ -65,11 +68,22 @@ pub struct Scoreboard {
 impl Scoreboard {
     pub fn new(slots: usize) -> io::Result<Self> {
         assert!(slots > 0, "a scoreboard has at least one slot");
-        Ok(Scoreboard { words: SharedWords::new(slots * SLOT_WORDS)?, slots, bell: Bell::new()? })
+        let words = SharedWords::new(slots * SLOT_WORDS)?;
+        Ok(Scoreboard { words, shards: SharedRow::several(slots)?, slots, bell: Bell::new()? })
     }
 
     pub fn slots(&self) -> usize {
         self.slots
+    }
+
+    /// Where the worker of this slot counts.
+    pub fn shard(&self, slot: usize) -> &Shard {
+        &self.shards[slot]
+    }
+
+    /// Slots that have, or had, a worker.
+    pub fn used(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.slots).filter(|&slot| self.shards[slot].starts.get() > 0)
     }
 
     fn word(&self, slot: usize, word: Word) -> &AtomicU64 {
@@ -101,12 +115,14 @@ impl Scoreboard {
         self.release(slot);
         self.set(slot, Word::Pid, pid);
         self.set(slot, Word::Generation, generation);
+        self.shards[slot].starts.add(1);
         self.set_state(slot, State::Starting);
     }
 
     /// The worker of this slot is gone.
     pub fn release(&self, slot: usize) {
         self.set_state(slot, State::Free);
+        self.shards[slot].clear_levels();
         (0..SLOT_WORDS).for_each(|at| self.words[slot * SLOT_WORDS + at].store(0, Ordering::SeqCst));
     }
 
@@ -189,5 +205,20 @@ mod tests {
         assert_eq!((board.get(0, Word::Pid), board.get(0, Word::Generation)), (11, 2));
         board.release(0);
         assert_eq!((board.state(0), board.ready().count()), (State::Free, 0));
+    }
+
+    #[test]
+    fn what_a_worker_has_counted_outlives_it_and_what_it_had_does_not() {
+        let board = Scoreboard::new(2).unwrap();
+        assert_eq!(board.used().count(), 0);
+        for pid in [10, 11] {
+            board.claim(1, pid, 1);
+            board.shard(1).responses.add(3);
+            board.shard(1).connections.set(7);
+        }
+        board.release(1);
+        let shard = board.shard(1);
+        assert_eq!((shard.responses.get(), shard.starts.get(), shard.connections.get()), (6, 2, 0));
+        assert_eq!((board.used().collect::<Vec<_>>(), board.shard(0).responses.get()), (vec![1], 0));
     }
 }

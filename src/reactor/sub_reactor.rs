@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use super::Mail;
 use crate::core::mailbox::MailSender;
-use crate::core::{EventLoop, Service};
+use crate::core::{EventLoop, Service, Shard};
 use crate::metrics::{Gauge, ReactorCounters};
 
 /// A place in a sub reactor's count for a connection that has been sent and not yet arrived.
@@ -59,7 +59,7 @@ impl SubReactorHandle {
 /// An event loop on a thread of its own. Dropping it stops it.
 pub struct SubReactor {
     handle: SubReactorHandle,
-    counters: Arc<ReactorCounters>,
+    counters: Shard,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<io::Result<()>>>,
 }

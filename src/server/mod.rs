@@ -2,6 +2,7 @@
 
 pub mod health;
 pub mod http;
+pub mod metrics;
 mod slot;
 pub mod static_files;
 pub mod tcp;

@@ -25,6 +25,8 @@ PACKAGES = {
     "h2load": "nghttp2-client",
     "haproxy": "haproxy",
     "nginx": "nginx",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
     "redis-cli": "redis-tools",
     "systemd-analyze": "systemd",
     "systemd-socket-activate": "systemd",

@@ -207,4 +207,4 @@ def test_the_deployment_fits_the_server_and_the_service_fits_it():
 
 def test_every_part_has_a_page():
     pages = {path.stem for path in (DEPLOY.parent / "docs" / "deploy").iterdir()}
-    assert pages == {"systemd", "containers", "kubernetes", "nginx", "haproxy"}
+    assert pages == {"systemd", "containers", "kubernetes", "nginx", "haproxy", "prometheus"}

@@ -17,7 +17,15 @@ import click
 from ..errors import PenstockError
 
 # Each command and the module of this package that holds it as `command`.
-COMMANDS = {"serve": "serve", "static": "static", "tcp": "tcp", "ctl": "ctl", "tune": "tune", "bench": "bench"}
+COMMANDS = {
+    "serve": "serve",
+    "static": "static",
+    "tcp": "tcp",
+    "ctl": "ctl",
+    "tune": "tune",
+    "bench": "bench",
+    "top": "top",
+}
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it.

@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from .. import _core, errors, identity, importer, logs, systemd
+from .. import _core, app_metrics, errors, identity, importer, logs, systemd
 from ..config import ServerConfig
-from ..errors import ConfigError, PenstockError
+from ..errors import AddressInUse, ConfigError, PenstockError
+from ..metrics import SupervisedMetrics
 from . import worker
 from .channel import Channel
 from .control import Answer, ControlSocket
@@ -79,6 +80,7 @@ class Supervisor:
         self._reload_again = self._is_telling_reload = False
         self._error: PenstockError | None = None
         self._control: ControlSocket | None = None
+        self._metrics: SupervisedMetrics | None = None
         # Those who asked for what is not done yet.
         self._waiting: list[Answer] = []
 
@@ -92,6 +94,9 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
             self._names = stack
+            if self.config.metrics_bind is not None:
+                # Before there are workers, or an application that is theirs.
+                stack.enter_context(app_metrics.shared_by_workers(self.config))
             if self._inheritance is None:
                 self._take_names()
             if self.config.preload:
@@ -110,12 +115,32 @@ class Supervisor:
         if self.config.control is not None:
             path, takes_over = self.config.control, predecessor is not None
             self._control = ControlSocket(path, self._selector, self._control_asked, takes_over=takes_over)
+        if self.config.metrics_bind is not None:
+            self._show_metrics()
+
+    def _show_metrics(self) -> None:
+        """A predecessor has the place until it knows that this one is ready: then again, at the next look."""
+        try:
+            self._metrics = SupervisedMetrics(self.config, self._scoreboard, self._seats.addresses)
+        except AddressInUse:
+            if self._inheritance is None:
+                raise
+        else:
+            self._selector.register(self._metrics, selectors.EVENT_READ, self._metrics.turn)
+            logs.error_logger.debug("Metrics are shown")
 
     def _close(self) -> None:
         self._seats.close()
         if self._control is not None:
             self._control.close()
+        self._end_metrics()
         self._selector.close()
+
+    def _end_metrics(self) -> None:
+        if self._metrics is not None:
+            self._selector.unregister(self._metrics)
+            self._metrics.close()
+            self._metrics = None
 
     def _turn_until_over(self) -> None:
         before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -245,6 +270,7 @@ class Supervisor:
     def _leave_to_successor(self) -> None:
         """As at a reload: with patience, since others serve already."""
         self._stops = 1
+        self._end_metrics()
         self._seats.give_away()
         self._seats.close()
         for process in self.processes:
@@ -328,6 +354,7 @@ class Supervisor:
             self._look_at_s = now_s + _LOOK_EVERY_S
             self._look_at_limits(now_s)
             self._look_for_hung(now_s)
+            self._look_after_metrics()
         self._kill_overdue(now_s)
         if self._stops:
             return
@@ -405,6 +432,8 @@ class Supervisor:
         self._selector.close()
         if self._control is not None:
             self._control.close_descriptors()
+        if self._metrics is not None:
+            self._metrics.abandon()
         succession = [each.news for each in (self._successor, self._inheritance) if each is not None]
         for each in (*self._private, *succession, ours, *(process.channel for process in self.processes)):
             each.close()
@@ -443,6 +472,7 @@ class Supervisor:
             self._hear_last_words(process)
             self.processes.remove(process)
             self._scoreboard.release(process.slot)
+            app_metrics.bury(process.pid)
             if process.is_here:
                 self._mourn(process, status, now_s)
 
@@ -498,6 +528,12 @@ class Supervisor:
                 process.kill_at_s = now_s + _LEAVING_GRACE_S
 
     # Watching
+
+    def _look_after_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.turn()  # Deadlines of its connections.
+        elif self.config.metrics_bind is not None and self._has_started and not self._stops:
+            self._show_metrics()
 
     def _look_for_hung(self, now_s: float) -> None:
         """By heartbeat: every worker's loop comes round, busy or not. One that starts is left alone."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Any, NoReturn
 
-from .. import _core, identity, importer, listener, logs
+from .. import _core, identity, importer, listener, logs, tracing
 from ..config import ServerConfig
 from ..errors import PenstockError
 from ..event_loop import EventLoop
@@ -81,7 +81,8 @@ def _serve(place: Place) -> int:
     try:
         identity.become(place.config)
         app = importer.load_app(place.app, factory=place.config.factory)
-        with asyncio.Runner(loop_factory=lambda: EventLoop(place.config.poller)) as runner:
+        loop_factory = lambda: EventLoop(place.config.poller, place.scoreboard, place.slot)  # noqa: E731
+        with tracing.exporting(place.config), asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(_main(place, app))
     except PenstockError as error:
         place.channel.send(

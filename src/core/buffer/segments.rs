@@ -73,6 +73,15 @@ impl BufferPool {
     const MAX_FREE: usize = 256;
     const MAX_KEPT_BYTES: usize = 64 * 1024;
 
+    /// Buffers kept.
+    pub fn len(&self) -> usize {
+        self.free.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.free.is_empty()
+    }
+
     pub fn take(&mut self) -> Vec<u8> {
         self.free.pop().unwrap_or_else(|| Vec::with_capacity(Self::BUFFER_BYTES))
     }

@@ -114,6 +114,11 @@ pub trait Poller: Send {
     /// Every lease given so far is wanted no more.
     fn recycle(&mut self);
 
+    /// A descriptor of its own that is readable when a `wait` would find something; owned by the poller.
+    fn poll_fd(&self) -> Option<RawFd> {
+        None
+    }
+
     /// The time that timeouts are measured in.
     fn now(&self) -> Instant {
         Instant::now()

@@ -14,6 +14,7 @@ use super::spool::{Piece, Spooler};
 use crate::core::buffer::Owner;
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
 use crate::core::{Io, Token};
+use crate::metrics::ReactorCounters;
 use crate::protocol::http1::ResponseError;
 use crate::server::Connection;
 use crate::server::http::{Gathered, HttpEvent, HttpServer, RespondError, Take};
@@ -38,6 +39,9 @@ pub struct Desk {
     spare: Vec<Box<Job>>,
     look_at: Option<Instant>,
     is_quiet: bool,
+    /// Of the pool's figures, what has been counted.
+    told_taken: u64,
+    told_waited: Duration,
 }
 
 type HttpIo = Io<Connection>;
@@ -55,6 +59,8 @@ impl Desk {
             spare: Vec::new(),
             look_at: None,
             is_quiet: false,
+            told_taken: 0,
+            told_waited: Duration::ZERO,
         }
     }
 
@@ -66,6 +72,18 @@ impl Desk {
     /// Whether the server has become quiet since this was last asked.
     pub fn take_quiet(&mut self) -> bool {
         std::mem::take(&mut self.is_quiet)
+    }
+
+    /// What can be seen of its pool.
+    pub fn tell_levels(&mut self, counters: &ReactorCounters) {
+        let figures = self.pool.figures();
+        counters.wsgi_threads.set(figures.threads as u64);
+        counters.wsgi_busy.set(figures.busy as u64);
+        counters.wsgi_queued.set(figures.queued as u64);
+        counters.wsgi_most_queued.set(figures.most_queued as u64);
+        counters.wsgi_taken.add(figures.taken - self.told_taken);
+        counters.wsgi_waited_ns.add((figures.waited.saturating_sub(self.told_waited)).as_nanos() as u64);
+        (self.told_taken, self.told_waited) = (figures.taken, figures.waited);
     }
 
     pub fn is_quiet(&self) -> bool {

@@ -6,7 +6,7 @@
 use super::connection::Marks;
 use super::exchange::{Exchange, Stage};
 use super::service::{DRAIN_IDLE, HttpIo, HttpServer};
-use crate::core::Token;
+use crate::core::{Cause, Token};
 use crate::protocol::http1::HttpError;
 
 impl HttpServer {
@@ -26,6 +26,7 @@ impl HttpServer {
         match connection.active.as_deref_mut() {
             None => {
                 io.counters.connections_idled_out.add(1);
+                io.note_cause(token, Cause::Silent);
                 io.close_idle(token);
             }
             Some(exchange) => match exchange.stage {
@@ -52,6 +53,7 @@ impl HttpServer {
     fn look_at_reader(&self, io: &mut HttpIo, token: Token) {
         if self.is_reader_too_slow(io, token) {
             io.counters.writes_timed_out.add(1);
+            io.note_cause(token, Cause::Stalled);
             return io.abort(token);
         }
         io.set_deadline(token, self.settings.write_window);

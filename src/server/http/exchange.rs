@@ -1,5 +1,7 @@
 //! An Exchange is one request and its response while they last. It owns the bytes that wait for either side.
 
+use std::time::Instant;
+
 use super::access_log::LogRecord;
 use super::error_page::PageStyle;
 use super::input::Took;
@@ -72,6 +74,8 @@ pub(super) struct Exchange {
     pub peer_ended: bool,
     /// The next request waits until the peer has taken more of the last responses.
     pub held_back: bool,
+    /// When its head was whole; only while durations are measured.
+    pub began: Option<Instant>,
     pub answer: Answer,
     pub status: u16,
     pub writer: BodyWriter,
@@ -110,6 +114,7 @@ impl Default for Exchange {
             keep_alive: true,
             peer_ended: false,
             held_back: false,
+            began: None,
             answer: Answer::Unstarted,
             status: 0,
             writer: BodyWriter::new(BodyMode::Forbidden),

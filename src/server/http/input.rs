@@ -134,6 +134,7 @@ impl HttpServer {
         exchange.stage = if framing.has_body() { Stage::Body } else { Stage::Whole };
         self.enter(io, token, Some(exchange.stage));
         io.counters.requests.add(1);
+        exchange.began = io.measures.then(|| io.now());
         self.in_progress += 1;
         match self.responders.is_empty() {
             true => self.hand_over(token),
@@ -185,6 +186,7 @@ impl HttpServer {
                 let mut context = self.context(date.as_ref());
                 context.request_is_head = exchange.is_head;
                 io.append_with(token, |out| error_page::write(out, error, style, context));
+                io.counters.statuses.add(error.status);
                 self.log_refusal(io, token, &mut exchange, error, style);
                 io.close(token);
             }

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::exchange::{Exchange, RequestView};
 use super::input::count_refusal;
@@ -14,6 +14,7 @@ use super::output::Body;
 use super::service::{HttpEvent, HttpIo, HttpServer};
 use crate::core::Token;
 use crate::core::poller::Readiness;
+use crate::metrics::ReactorCounters;
 use crate::protocol::http1::{HttpError, ResponseError};
 
 /// Answers requests without the application. All calls are on the reactor's thread, none may wait.
@@ -26,6 +27,14 @@ pub trait Responder: Send {
 
     /// Becomes readable when answers that were to come later are there; the same one for the responder's whole life.
     fn wakeup(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// Count what happened since this was last asked.
+    fn tell(&mut self, _counters: &ReactorCounters) {}
+
+    /// How long until `take_answerable` knows of a request that has waited long enough.
+    fn patience(&self, _now: Instant) -> Option<Duration> {
         None
     }
 
@@ -144,13 +153,23 @@ impl HttpServer {
         if !self.wakeups.contains(&token) {
             return false;
         }
+        self.ask_responders(io);
+        true
+    }
+
+    /// How long until `ask_responders` is due, whether or not anybody wakes.
+    pub fn patience(&self, now: Instant) -> Option<Duration> {
+        self.responders.iter().filter_map(|responder| responder.patience(now)).min()
+    }
+
+    /// Give the late answers that are there, or will never be.
+    pub fn ask_responders(&mut self, io: &mut HttpIo) {
         for index in 0..self.responders.len() {
             for waiting in self.responders[index].take_answerable(io.now()) {
                 self.owed.push((waiting, Owed::By(index)));
             }
         }
         self.answer_natively(io);
-        true
     }
 
     pub(super) fn claimant(&self, exchange: &Exchange) -> Option<usize> {

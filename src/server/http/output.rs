@@ -288,6 +288,7 @@ impl HttpServer {
     fn finish(&mut self, io: &mut HttpIo, token: Token) {
         let Some(exchange) = io.http(token).and_then(|connection| connection.active.as_deref_mut()) else { return };
         exchange.answer = Answer::Complete;
+        let (status, began) = (exchange.status, exchange.began.take());
         self.in_progress -= 1;
         if let Some(log) = &mut self.access_log {
             log.line(&exchange.log, exchange.status, exchange.writer.sent_bytes());
@@ -299,6 +300,8 @@ impl HttpServer {
             exchange.body.clear();
         }
         io.counters.responses.add(1);
+        io.counters.statuses.add(status);
+        self.answered.extend(began);
         if over {
             io.close(token);
             let exchange = self.take_active(io, token);

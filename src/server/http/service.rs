@@ -58,6 +58,8 @@ pub struct HttpServer {
     pub(super) access_log: Option<AccessLog>,
     log_trouble: Option<String>,
     pub(super) in_progress: usize,
+    /// When requests began whose responses leave with the next flush.
+    pub(super) answered: Vec<Instant>,
     pub(super) draining: bool,
     /// Draining has time: idle connections keep theirs.
     pub(super) patient: bool,
@@ -87,6 +89,7 @@ impl HttpServer {
             access_log,
             log_trouble: None,
             in_progress: 0,
+            answered: Vec::new(),
             draining: false,
             patient: false,
             quiet_wanted: false,
@@ -126,6 +129,30 @@ impl HttpServer {
             }
         }
         true
+    }
+
+    /// Responses have been given to the kernel, by now.
+    pub fn flushed(&mut self, io: &HttpIo, now: Option<Instant>) {
+        if self.answered.is_empty() {
+            return;
+        }
+        let now = now.unwrap_or_else(|| io.clock());
+        for began in self.answered.drain(..) {
+            io.counters.request_ns.record_duration(now.saturating_duration_since(began));
+        }
+    }
+
+    /// Levels and figures that are told, not counted as they happen.
+    pub fn tell_levels(&mut self, io: &HttpIo) {
+        io.counters.in_progress.set(self.in_progress as u64);
+        for responder in &mut self.responders {
+            responder.tell(&io.counters);
+        }
+    }
+
+    /// Events that wait for the application.
+    pub fn events_waiting(&self) -> usize {
+        self.events.len()
     }
 
     /// Hand this turn's access-log lines to their writer.
@@ -239,6 +266,7 @@ impl HttpServer {
     /// 503, before the peer has asked anything: better than a reset it cannot tell from a crash.
     pub(super) fn turn_away(&mut self, io: &mut HttpIo, token: Token) {
         io.counters.connections_over_limit.add(1);
+        io.counters.statuses.add(HttpError::TOO_MANY_CONNECTIONS.status);
         let date = self.date(io.now());
         let context = self.context(date.as_ref());
         io.append_with(token, |out| error_page::write(out, HttpError::TOO_MANY_CONNECTIONS, PageStyle::Plain, context));

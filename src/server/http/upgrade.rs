@@ -89,6 +89,7 @@ impl HttpServer {
         let Some(mut exchange) = connection.active.take() else { return Err(UpgradeError::Disconnected) };
         self.in_progress -= 1;
         io.counters.responses.add(1);
+        io.counters.statuses.add(101);
         io.counters.connections_upgraded.add(1);
         if let Some(log) = &mut self.access_log {
             log.line(&exchange.log, 101, 0);

@@ -88,6 +88,11 @@ impl<V> Cache<V> {
         }
     }
 
+    /// Bytes that its entries count for.
+    pub fn bytes(&self) -> usize {
+        self.used.bytes
+    }
+
     fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

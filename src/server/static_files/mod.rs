@@ -42,6 +42,7 @@ use root::{Confinement, Effort, Root};
 
 use super::http::{HeaderLines, NativeAnswer, NativeBody, NativePiece, NativeResponse, RequestView, Responder};
 use crate::core::Token;
+use crate::metrics::ReactorCounters;
 use crate::protocol::http1::HttpError;
 
 /// What was found under a name is believed for this long.
@@ -134,6 +135,9 @@ pub struct StaticFiles {
     arrived: HashMap<Token, (usize, Arc<[u8]>, Loaded)>,
     scratch: Vec<u8>,
     next_boundary: u64,
+    /// Names found in the cache, and not, since `tell` was last asked.
+    hits: u64,
+    misses: u64,
 }
 
 impl StaticFiles {
@@ -150,6 +154,8 @@ impl StaticFiles {
             arrived: HashMap::new(),
             scratch: Vec::new(),
             next_boundary: RandomState::new().hash_one("boundary"),
+            hits: 0,
+            misses: 0,
         })
     }
 
@@ -174,6 +180,7 @@ impl StaticFiles {
         let mut known = None;
         if let Some(entry) = self.cache.get(mount, name) {
             if now.saturating_duration_since(entry.checked) < BELIEVED {
+                self.hits += 1;
                 return Some(entry.value.clone());
             }
             known = match &entry.value {
@@ -181,6 +188,7 @@ impl StaticFiles {
                 _ => None,
             };
         }
+        self.misses += 1;
         self.look_again(token, mount, name, known, now)
     }
 
@@ -381,6 +389,12 @@ impl Responder for StaticFiles {
 
     fn wakeup(&self) -> Option<RawFd> {
         Some(self.loader.fd())
+    }
+
+    fn tell(&mut self, counters: &ReactorCounters) {
+        counters.static_hits.add(std::mem::take(&mut self.hits));
+        counters.static_misses.add(std::mem::take(&mut self.misses));
+        counters.static_cached_bytes.set(self.cache.bytes() as u64);
     }
 
     fn take_answerable(&mut self, now: Instant) -> Vec<Token> {

@@ -7,7 +7,7 @@ use super::connection::{Ending, Marks, StreamConnection};
 use super::settings::{Endpoint, StreamSettings};
 use crate::core::buffer::{Lease, Owner};
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
-use crate::core::{CloseReason, Io, Token};
+use crate::core::{Cause, CloseReason, Io, Token};
 use crate::protocol::framing::{FrameError, FrameErrorKind, Framing, Scan};
 use crate::server::Connection;
 
@@ -157,6 +157,10 @@ impl Streams {
         !self.events.is_empty()
     }
 
+    pub fn events_waiting(&self) -> usize {
+        self.events.len()
+    }
+
     /// The endpoint that an event concerns.
     pub fn endpoint_of(&self, io: &mut StreamIo, event: &StreamEvent) -> Option<u16> {
         match *event {
@@ -289,6 +293,7 @@ impl Streams {
             if io.take_progress_bytes(token) == 0 {
                 endpoint.counts.closed_slow_readers += 1;
                 io.counters.writes_timed_out.add(1);
+                io.note_cause(token, Cause::Stalled);
                 return self.abort(io, token, Ending::SlowReader);
             }
             return io.set_deadline(token, endpoint.settings.write_timeout);
@@ -301,6 +306,7 @@ impl Streams {
         } else if connection.marks.has(Marks::PINGED) || left.is_zero() {
             endpoint.counts.closed_silent += 1;
             io.counters.connections_idled_out.add(1);
+            io.note_cause(token, Cause::Silent);
             self.close(io, token, Ending::Silent);
         } else {
             connection.marks.set(Marks::PINGED, true);

@@ -1,0 +1,136 @@
+"""What metrics cost: `python benchmarks/metrics.py`.
+
+Two servers of one build, one with `--metrics-bind` and one without, take turns on one processor, the load on another.
+Tells the server's CPU time per request, on against off, in a closed loop and at a fixed rate; then the p99 at that
+rate while nobody scrapes and while somebody does a hundred times a second. Ratios are paired round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+import load
+from measure import Cpus, Running, affinity, cpu_seconds, free_port, running
+from servers import HERE, Launch, Server
+
+SCRAPES_PER_S = 100
+
+
+def penstock(name: str, extra: Sequence[str]) -> Server:
+    def launch(port: int, directory: Path) -> Launch:
+        command = [str(Path(sys.executable).parent / "penstock"), "serve", "--app-dir", str(HERE), "--port", str(port)]
+        return Launch([*command, "--no-access-log", *extra, "apps:asgi"])
+
+    return Server(name, launch)
+
+
+def cpu_us(server: Running, seconds: float, rate: float | None) -> float:
+    """The server's CPU time for a request."""
+    before = cpu_seconds(server.pid)
+    answers = load.http_load(server.port, [load.Target()], seconds=seconds, rate=rate).answers
+    return (cpu_seconds(server.pid) - before) / answers * 1e6
+
+
+def p99_us(server: Running, seconds: float, rate: float) -> float:
+    return load.http_load(server.port, [load.Target()], seconds=seconds, rate=rate).latency_us["p99"]
+
+
+def scrape(port: int, per_s: float) -> None:
+    """Read /metrics on one connection, that often, until killed."""
+    # What the scraper itself costs is not the server's: it gives way to the load, whose processor it is on.
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    connection = socket.create_connection(("127.0.0.1", port))
+    due = time.monotonic()
+    while True:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n")
+        head, _, body = connection.recv(1 << 20).partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        left = length - len(body)
+        while left:
+            left -= len(connection.recv(left))
+        due += 1 / per_s
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+@contextlib.contextmanager
+def scraping(port: int, cpu: int) -> Generator[None]:
+    with affinity(cpu):
+        scraper = subprocess.Popen([sys.executable, __file__, "--scrape", str(port)])
+    try:
+        time.sleep(0.3)
+        yield
+    finally:
+        scraper.kill()
+        scraper.wait()
+
+
+def paired(rounds: int, one: Callable[[], float], other: Callable[[], float]) -> list[tuple[float, float]]:
+    """Both in each round, in turns the one first and the other."""
+    found: list[tuple[float, float]] = []
+    for number in range(rounds):
+        if number % 2:
+            second, first = other(), one()
+        else:
+            first, second = one(), other()
+        found.append((first, second))
+    return found
+
+
+def tell(what: str, unit: str, pairs: list[tuple[float, float]]) -> None:
+    ratios = sorted(other / one - 1 for one, other in pairs)
+    middle = statistics.median(ratios)
+    low, high = ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]
+    one, other = (statistics.median(values) for values in zip(*pairs, strict=True))
+    spread = f"half of {len(pairs)} rounds: {low:+.1%} to {high:+.1%}"
+    print(f"{what}: {one:.2f} -> {other:.2f} {unit}  {middle:+.1%} ({spread})")
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
+    parser.add_argument("--rate", type=float, default=10_000, help="requests a second, where it is fixed")
+    parser.add_argument("--workers", type=int, help="with so many workers under a supervisor")
+    parser.add_argument("--only", choices=["closed", "rate", "scrapes"])
+    parser.add_argument("--scrape", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.scrape:
+        scrape(options.scrape, SCRAPES_PER_S)
+    cpus, shown_at = Cpus.choose(), free_port()
+    workers = [] if options.workers is None else ["--workers", str(options.workers)]
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        running(penstock("off", workers), Path(directory, "off"), cpus.server) as off,
+        running(penstock("on", [*workers, "--metrics-bind", str(shown_at)]), Path(directory, "on"), cpus.server) as on,
+        affinity(cpus.load),
+    ):
+        rounds, seconds, rate = options.rounds, options.seconds, options.rate
+        if options.only in (None, "closed") and not workers:
+            pairs = paired(rounds, lambda: cpu_us(off, seconds, None), lambda: cpu_us(on, seconds, None))
+            tell("CPU per request, 64 connections, closed loop, off -> on", "us", pairs)
+        if options.only in (None, "rate") and not workers:
+            pairs = paired(rounds, lambda: cpu_us(off, seconds, rate), lambda: cpu_us(on, seconds, rate))
+            tell(f"CPU per request at {rate:g}/s, off -> on", "us", pairs)
+        if options.only in (None, "scrapes"):
+
+            def scraped() -> float:
+                with scraping(shown_at, cpus.load):
+                    return p99_us(on, seconds, rate)
+
+            pairs = paired(rounds, lambda: p99_us(on, seconds, rate), scraped)
+            tell(f"p99 at {rate:g}/s, unread -> {SCRAPES_PER_S} scrapes a second", "us", pairs)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

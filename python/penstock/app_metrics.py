@@ -1,0 +1,123 @@
+"""The application's own metrics: what it has counted with `prometheus_client`, to be shown beside the server's.
+
+In a process that serves alone they are in the client's registry. Over several processes each keeps its own, so the
+client's multi-process mode is used: the supervisor names a directory (`PROMETHEUS_MULTIPROC_DIR`, unless its user has)
+before there are workers, each writes its values there, and whoever scrapes reads them all. What a dead worker had
+counted is added up into one file, so that the directory does not grow with every worker that is replaced; except with
+`--user`, where the supervisor, which has more rights, writes nothing in what is the user's.
+
+Nothing here imports the client unless the application, or a worker's file, shows that it is in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, Literal
+
+from . import identity, logs
+from .config import ServerConfig
+
+_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+# Says that the directory was made here: a successor, which inherits the environment, makes its own.
+_MADE = "PENSTOCK_MADE_MULTIPROC_DIR"
+# Values that add up, over all processes there ever were.
+_ADDED = ("counter", "histogram", "summary")
+# The server's own names; and what ends an OpenMetrics text.
+_NOT_THE_APPS = re.compile(rb"^(?:(?:# (?:HELP|TYPE|UNIT) )?penstock_|# EOF)[^\n]*\n?", re.MULTILINE)
+
+Format = Literal["text", "openmetrics"]
+
+
+def are_possible() -> bool:
+    """Whether there is a client that the application might count with."""
+    return "prometheus_client" in sys.modules or importlib.util.find_spec("prometheus_client") is not None
+
+
+def collect(wanted: Format) -> bytes:
+    """What the application has counted. A failure of its own is logged, and nothing is shown then."""
+    try:
+        registry = _registry()
+        if registry is None:
+            return b""
+        if wanted == "openmetrics":
+            from prometheus_client.openmetrics.exposition import generate_latest
+        else:
+            from prometheus_client import generate_latest
+        return _NOT_THE_APPS.sub(b"", generate_latest(registry))
+    except Exception:
+        logs.error_logger.exception("The application's own metrics cannot be shown")
+        return b""
+
+
+def _registry() -> Any:
+    """Where to collect from; `None` if nobody has counted."""
+    directory = os.environ.get(_DIRECTORY)
+    if directory is not None:
+        if not any(Path(directory).glob("*.db")):
+            return None
+        from prometheus_client import CollectorRegistry
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, directory)
+        return registry
+    client = sys.modules.get("prometheus_client")
+    return None if client is None else client.REGISTRY
+
+
+@contextlib.contextmanager
+def shared_by_workers(config: ServerConfig) -> Generator[None]:
+    """Have the workers that are forked within the block keep their values where they can be collected."""
+    given = os.environ.get(_DIRECTORY)
+    if not are_possible() or (given is not None and given != os.environ.get(_MADE)):
+        yield
+        return
+    directory = tempfile.mkdtemp(prefix="penstock-metrics-")
+    identity.give(directory, config)
+    os.environ[_DIRECTORY] = os.environ[_MADE] = directory
+    try:
+        yield
+    finally:
+        for name in (_DIRECTORY, _MADE):
+            os.environ.pop(name, None)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def bury(pid: int) -> None:
+    """A worker is gone: its live gauges go, what it has counted stays."""
+    directory = os.environ.get(_DIRECTORY)
+    if directory is None or not any(Path(directory).glob(f"*_{pid}.db")):
+        return
+    try:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(pid, directory)
+        # Not with another user's rights: in a directory of its own it decides what a name there leads to.
+        if directory == os.environ.get(_MADE) and Path(directory).stat().st_uid == os.geteuid():
+            for kind in _ADDED:
+                _add_up(Path(directory), kind, pid)
+    except Exception:
+        logs.error_logger.exception("What worker [%d] had counted cannot be put with the others'", pid)
+
+
+def _add_up(directory: Path, kind: str, pid: int) -> None:
+    from prometheus_client.mmap_dict import MmapedDict
+
+    theirs = directory / f"{kind}_{pid}.db"
+    if not theirs.exists():
+        return
+    everybody = MmapedDict(str(directory / f"{kind}_gone.db"))
+    try:
+        for key, value, timestamp, _ in MmapedDict.read_all_values_from_file(str(theirs)):
+            everybody.write_value(key, everybody.read_value(key)[0] + value, timestamp)
+    finally:
+        everybody.close()
+    theirs.unlink()

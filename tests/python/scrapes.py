@@ -1,0 +1,76 @@
+"""What a test finds at a server's `--metrics-bind`."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from conftest import Server
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
+TIMEOUT_S = 20.0
+
+# Connections, by which the fixture has found that the server is ready.
+LOOKED = 1
+
+# (name of the sample, its labels) -> value
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def port_of(server: Server) -> int:
+    server.wait_for_log("Metrics at ")
+    found = re.search(r"Metrics at http://\S+:(\d+)/metrics", server.log)
+    assert found is not None, server.log
+    return int(found[1])
+
+
+def fetch(
+    port: int, path: str, *, method: str = "GET", timeout_s: float = TIMEOUT_S, **headers: str
+) -> tuple[http.client.HTTPResponse, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    try:
+        connection.request(method, path, headers=headers)
+        response = connection.getresponse()
+        return response, response.read().decode()
+    finally:
+        connection.close()
+
+
+def scrape(port: int, accept: str = "text/plain") -> Samples:
+    """What Prometheus' own parsers make of it, whichever format was asked for."""
+    response, text = fetch(port, "/metrics", accept=accept)
+    assert response.status == 200, text
+    parse = parse_openmetrics if accept == OPENMETRICS else parse_text
+    return {
+        (sample.name, frozenset(sample.labels.items())): float(sample.value)
+        for family in parse(text)
+        for sample in family.samples
+    }
+
+
+def total(samples: Samples, name: str, **labels: str) -> float:
+    """The sum over all workers, and over all labels not named."""
+    wanted = set(labels.items())
+    return sum(value for (found, of), value in samples.items() if found == name and wanted <= of)
+
+
+def json_of(port: int, page: str) -> dict[str, Any]:
+    response, text = fetch(port, f"/-/{page}.json")
+    assert response.status == 200, text
+    assert response.headers["content-type"] == "application/json"
+    return json.loads(text)
+
+
+def until(is_so: Callable[[], Any], what: str = "") -> Any:
+    """Metrics are of each loop's last turn: what has happened just now is seen a moment later."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (outcome := is_so()):
+        assert time.monotonic() < deadline, what or "it never came to be"
+        time.sleep(0.01)
+    return outcome

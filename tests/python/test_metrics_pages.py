@@ -1,0 +1,148 @@
+"""The pages for people at a server's `--metrics-bind`, in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator
+
+import pytest
+from browsers import INSTALL_TIMEOUT_S, Browser
+from conftest import HELLO_APP, Server
+from scrapes import fetch, json_of, port_of, until
+
+Serve = Callable[..., Server]
+SHOWN = ("--metrics-bind", "0", "--lifespan", "off")
+
+pytestmark = pytest.mark.timeout(INSTALL_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def loaded(server: Server) -> Generator[None]:
+    """A request every few milliseconds while the block runs."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                server.get()
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def open_page(browser: Browser, port: int, page: str = "") -> None:
+    browser.open(f"http://127.0.0.1:{port}/-/{page}")
+    until(lambda: browser.run("return document.querySelector('main').children.length") > 0)
+
+
+def tile(browser: Browser, name: str) -> str:
+    return browser.run(
+        "const tile = [...document.querySelectorAll('.tile')].find(each => each.firstChild.textContent === "
+        f"'{name}'); return tile ? tile.lastChild.textContent : '';"
+    )
+
+
+def cells(browser: Browser) -> list[list[str]]:
+    return browser.run(
+        "return [...document.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+
+
+DRAWN = "return [...document.querySelectorAll('svg path')].filter(path => /L/.test(path.getAttribute('d'))).length"
+
+
+def test_the_status_page_is_live_and_draws_what_happens(serve: Serve, browser: Browser):
+    server = serve(HELLO_APP, *SHOWN, "--workers", "2")
+    port = port_of(server)
+    with loaded(server):
+        open_page(browser, port)
+        assert browser.title() == "Penstock: status"
+        until(lambda: tile(browser, "Responses")[:1].strip("0").isdigit(), "responses a second")
+        until(lambda: tile(browser, "p99").endswith("s"), "a time to answer")
+        until(lambda: browser.run(DRAWN) >= 6, "lines are drawn")
+    assert [row[3] for row in cells(browser)] == ["ready", "ready"]
+    assert {row[1] for row in cells(browser)} == {str(worker["pid"]) for worker in json_of(port, "status")["workers"]}
+    first = int(json_of(port, "status")["workers"][0]["pid"])
+    os.kill(first, signal.SIGKILL)
+    until(
+        lambda: len(now := cells(browser)) == 2 and str(first) not in {row[1] for row in now}, "the new worker is shown"
+    )
+    server.stop()
+    until(
+        lambda: (
+            "no answer"
+            in browser.run(
+                "return document.getElementById('state').className + document.getElementById('state').textContent"
+            )
+        )
+    )
+
+
+def test_connections_and_reactors_tell_each_worker(serve: Serve, browser: Browser):
+    server = serve(HELLO_APP, *SHOWN, "--reactors", "2")
+    port = port_of(server)
+    with loaded(server):
+        open_page(browser, port, "connections")
+        until(lambda: [row[0] for row in cells(browser)] == ["0", "1", "main"])
+        until(lambda: int(cells(browser)[2][4]) > 0, "the main one accepts")
+        until(lambda: browser.run(DRAWN) >= 2)
+        open_page(browser, port, "reactors")
+        assert browser.title() == "Penstock: reactors"
+        until(lambda: [row[0] for row in cells(browser)] == ["0", "1", "main"])
+        until(lambda: cells(browser)[0][2].endswith("%"), "the share of time at work")
+        until(lambda: browser.run(DRAWN) >= 2)
+        assert browser.run("return [...document.querySelectorAll('h2')].map(each => each.hidden)") == [False, True]
+
+
+def test_the_settings_are_shown_and_found(serve: Serve, browser: Browser):
+    server = serve(HELLO_APP, *SHOWN, "--header", "X-Key: hunter2", "--root-path", "/<b>bold</b>")
+    open_page(browser, port_of(server), "config")
+    until(lambda: len(cells(browser)) > 50)
+    shown = {row[0]: row[1] for row in cells(browser)}
+    assert shown["--root-path"] == "/<b>bold</b>", "text, not markup"
+    assert "hunter2" not in str(shown)
+    assert browser.run("return document.querySelectorAll('tr.changed').length") >= 4
+    browser.act("input[type=search]", "value", {"text": "root-path"})
+    visible = (
+        "return [...document.querySelectorAll('tr')].filter(row => row.offsetParent)"
+        ".map(row => row.cells[0].textContent)"
+    )
+    until(lambda: "--root-path" in browser.run(visible) and len(browser.run(visible)) < 5)
+
+
+def test_pages_are_dark_where_people_want_them_dark(serve: Serve, browser: Browser):
+    open_page(browser, port_of(serve(HELLO_APP, *SHOWN)))
+    brightness: dict[str, int] = {}
+    for scheme in ("light", "dark"):
+        feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.command("POST", "/goog/cdp/execute", {"cmd": "Emulation.setEmulatedMedia", "params": feature})
+        colour = browser.run("return getComputedStyle(document.body).backgroundColor")
+        brightness[scheme] = sum(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+    assert brightness["light"] > 600
+    assert brightness["dark"] < 150
+
+
+def test_pages_load_nothing_from_elsewhere_and_run_nothing_but_their_own(serve: Serve, browser: Browser):
+    port = port_of(serve(HELLO_APP, *SHOWN))
+    response, page = fetch(port, "/-/")
+    assert "default-src 'self'" in response.headers["content-security-policy"]
+    assert "//" not in page
+    open_page(browser, port)
+    until(lambda: tile(browser, "Connections") != "")
+    loaded_from = browser.run("return performance.getEntriesByType('resource').map(each => new URL(each.name).host)")
+    assert set(loaded_from) == {f"127.0.0.1:{port}"}
+    browser.run(
+        "const script = document.createElement('script'); script.textContent = 'window.ran = 1'; "
+        "document.body.append(script);"
+    )
+    assert browser.run("return window.ran ?? null") is None
