@@ -1,10 +1,10 @@
 """What hostile peers cost everybody else: `python benchmarks/hostile.py`.
 
 Thousands of connections that drip a header byte a second, that never read what they ask for, and that post a byte a
-second, against Penstock with its default limits (time-outs shortened by `--timeouts`, so that a run ends), and against nginx
-with the same time-outs, if it is installed: on a loopback the kernel's work for the attackers is on the same processors,
-and what nginx suffers tells how much of it there is. Tells the other requests' p99 before and during the attack, the
-server's memory, and when the last of the attackers was gone.
+second, against Penstock with its default limits (time-outs shortened by `--timeouts`, so that a run ends), and against
+nginx with the same time-outs, if it is installed: on a loopback the kernel's work for the attackers is on the same
+processors, and what nginx suffers tells how much of it there is. Tells the other requests' p99 before and during the
+attack, the server's memory, and when the last of the attackers was gone.
 """
 
 from __future__ import annotations
@@ -166,7 +166,9 @@ class Ordeal:
             running(server, Path(directory), cpus.server) as process,
             affinity(cpus.load),
         ):
-            print(f"{server.name}: {self.count} connections of each kind, {self.rate:g} ordinary requests/s", flush=True)
+            print(
+                f"{server.name}: {self.count} connections of each kind, {self.rate:g} ordinary requests/s", flush=True
+            )
             before = self._p99s_ms(process.port)
             tell_p99("before", before)
             memory_before = process.own_bytes()
@@ -194,7 +196,10 @@ class Ordeal:
 def tell_p99(when: str, values: list[float]) -> None:
     """The median of the rounds, and between what half of them are: one stall of the machine spoils one round."""
     low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    print(f"  p99 {when:7s} {median:8.3f} ms  (half of the rounds {low:.3f}-{high:.3f}, all to {max(values):.3f})", flush=True)
+    print(
+        f"  p99 {when:7s} {median:8.3f} ms  (half of the rounds {low:.3f}-{high:.3f}, all to {max(values):.3f})",
+        flush=True,
+    )
 
 
 SERVERS: dict[str, Callable[[Servers, float], Server]] = {"penstock": penstock, "nginx": nginx}

@@ -67,13 +67,13 @@ def readme_figures(findings: Findings) -> str:
         if ours(findings.results.get(case.name, {})) is not None
     ]
     origin = findings.provenance
-    return "\n".join([
-        table(("", "Penstock", *README_PEERS), rows, right=range(1, len(README_PEERS) + 2)),
+    taken = (
         f"Taken on {origin.date} ({origin.cpu}, {origin.python}), commit {origin.commit}. The median of "
-        f"{count(findings.rounds, 'round')}; peers as multiples of Penstock in the same round, so more than 1x is dearer "
+        f"{count(findings.rounds, 'round')}; peers as multiples of Penstock in the same round, so above 1x is dearer "
         "than Penstock. Every round's spread, latencies, what was promised and what was missed: "
-        "[docs/benchmarks.md](docs/benchmarks.md).\n",
-    ])
+        "[docs/benchmarks.md](docs/benchmarks.md)."
+    )
+    return table(("", "Penstock", *README_PEERS), rows, right=range(1, len(README_PEERS) + 2)) + f"\n{taken}\n"
 
 
 def readme_row(work: Work, case: Case, rows: Mapping[str, Rounds]) -> tuple[str, ...]:

@@ -177,7 +177,9 @@ def test_the_short_table_has_what_was_measured_and_takes_its_place_in_the_readme
         found.add("framed", "uvloop", number, {"frame_us": 0.75})
     found.works.append("framed")
     figures = report.readme_figures(found)
-    assert "GET of 13 bytes, closed loop over 64 connections: server CPU per request, us | **7.00** | 0.73x |" in figures
+    assert (
+        "GET of 13 bytes, closed loop over 64 connections: server CPU per request, us | **7.00** | 0.73x |" in figures
+    )
     assert "server CPU per frame, us | **0.500** |  |  |  | 1.50x |" in figures
     assert "posted" not in figures, "a work that failed is no row"
     readme = f"before\n{report.README_BEGIN}\nold\n{report.README_END}\nafter\n"
