@@ -75,6 +75,10 @@ soak: $(VENV)/.built ## Pass gigabytes and a million connections; memory and des
 bench: $(VENV)/.built $(VENV)/.bench ## Measure Penstock beside its peers and write a report
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
+.PHONY: bench-connections
+bench-connections: $(VENV)/.built $(VENV)/.bench ## Hold up to a million connections and write docs/performance-connections.md
+	$(BIN)/python benchmarks/connections.py all
+
 .PHONY: fuzz
 fuzz: | need-cargo ## Fuzz parser, server and core, FUZZ_SECONDS each (see fuzz/README.md)
 	FUZZ_SECONDS='$(FUZZ_SECONDS)' FUZZ_TARGETS='$(FUZZ_TARGETS)' fuzz/run

@@ -15,7 +15,14 @@ Rounds = Mapping[int, Figures]
 
 # What Penstock is called in a work: its HTTP server, or its streams.
 OURS = ("penstock", "penstock-stream")
-README_PEERS = ("nginx", "uvicorn", "granian", "uvloop")
+# The columns of the README's table, and what their server is called in one work or another.
+README_PEERS = {
+    "nginx": ("nginx",),
+    "uvicorn": ("uvicorn",),
+    "granian": ("granian", "granian-wsgi"),
+    "gunicorn": ("gunicorn",),
+    "uvloop": ("uvloop",),
+}
 README_BEGIN, README_END = "<!-- figures: written by `make bench ARGS=--publish` -->", "<!-- end of figures -->"
 
 
@@ -64,7 +71,7 @@ def readme_figures(findings: Findings) -> str:
         readme_row(work, case, findings.results[case.name])
         for work in map(WORKS.__getitem__, findings.works)
         for case in work.cases
-        if ours(findings.results.get(case.name, {})) is not None
+        if (found := findings.results.get(case.name, {})) and ours(found) and readme_peers(found)
     ]
     origin = findings.provenance
     taken = (
@@ -81,9 +88,15 @@ def readme_row(work: Work, case: Case, rows: Mapping[str, Rounds]) -> tuple[str,
     cost = cost_metric(rows)
     title = work.title if len(work.cases) == 1 else f"{case.name}: {work.title}"
     found = f"{Spread.of(column(own, cost)).median:,.{METRICS[cost].decimals}f}"
-    paired = [ratios(rows.get(peer, {}), own, cost) for peer in README_PEERS]
+    there = readme_peers(rows)
+    paired = [ratios(rows[there[peer]], own, cost) if peer in there else [] for peer in README_PEERS]
     peers = [f"{Spread.of(values).median:.2f}x" if values else "" for values in paired]
     return (f"{title}: {METRICS[cost].label}", f"**{found}**", *peers)
+
+
+def readme_peers(rows: Mapping[str, Rounds]) -> dict[str, str]:
+    """By column, the server of these rows that belongs there."""
+    return {column: name for column, names in README_PEERS.items() for name in names if name in rows}
 
 
 def with_figures(readme: str, figures: str) -> str:

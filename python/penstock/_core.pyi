@@ -542,6 +542,64 @@ def run_udp_load(
     counts as timed out.
     """
 
+class CrowdReport(TypedDict):
+    """What a phase of a crowd came to. `lost` are the connections that it cost, by reason; the rest as a load's."""
+
+    open: int
+    asked: int
+    answered: int
+    lost: dict[str, int]
+    first_lost: str | None
+    elapsed_s: float
+    latency_us: LatencyReport
+    histogram_us: list[tuple[float, int]]
+
+@final
+class Crowd:
+    """Very many connections of one process to one server: opened, held, asked, and counted exactly.
+
+    A question is a path to GET, or a pair of bytes: what is sent, and what is to come back. One that does not answer
+    within `answer_timeout_s` is lost, and not opened again. `progress(open, answered, lost)` is called about ten times
+    a second.
+    """
+
+    def __new__(
+        cls, host: str, port: int, *, sources: Sequence[str], connections: int, answer_timeout_s: float = 10.0
+    ) -> Crowd:
+        """`sources` are addresses of this machine to connect from, by turns. Raises ValueError for what cannot be."""
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+
+    def open(
+        self, question: str | tuple[bytes, bytes], progress: Callable[[int, int, int], object] | None = None
+    ) -> CrowdReport:
+        """Open all of them; the last of each batch asks, so that no backlog overflows."""
+
+    def ask_all(
+        self,
+        question: str | tuple[bytes, bytes],
+        at_a_time: int = 64,
+        progress: Callable[[int, int, int], object] | None = None,
+    ) -> CrowdReport:
+        """Ask every one, so many at a time, and wait for the last answer."""
+
+    def expect(self, answer: bytes, progress: Callable[[int, int, int], object] | None = None) -> CrowdReport:
+        """Wait until the server has said `answer` to every one."""
+
+    def hold(
+        self,
+        control: int,
+        question: str | tuple[bytes, bytes],
+        interval_s: float | None = None,
+        progress: Callable[[int, int, int], object] | None = None,
+    ) -> CrowdReport:
+        """Hold them until the descriptor `control` is readable, asking each once in `interval_s`, if that is given."""
+
+    def close(self) -> None:
+        """Close all, with a reset."""
+
 def socket_option_table() -> list[tuple[str, str, str, str]]:
     """Every socket option that there is: its level and name in the manual, the kind of its value, and what it does."""
 

@@ -12,7 +12,7 @@ import enum
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Self
 
 from . import _core, listener, logs
@@ -51,13 +51,19 @@ class CloseReason(enum.StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
     """What is done about silence: after `interval_s` of it the peer is sent `ping`, a whole frame's bytes as they go
-    over the wire, if there is one; after `timeout_s` the connection is closed. Times are met to a tenth of a second."""
+    over the wire, if there is one; after `timeout_s` the connection is closed. Times are met to a tenth of a second.
+
+    With `pong`, another whole frame's bytes, a `ping` that comes is answered with it at once, and a `pong` that comes
+    is taken note of: neither takes the interpreter, or reaches a handler."""
 
     interval_s: float
     timeout_s: float
     ping: bytes | None = None
+    pong: bytes | None = None
 
     def __post_init__(self) -> None:
+        if self.pong is not None and self.ping is None:
+            raise ConfigError("heartbeat: pong answers a ping, and there is none: expected both, or ping alone")
         if not 0 < self.interval_s <= self.timeout_s:
             raise ConfigError(
                 f"heartbeat: expected 0 < interval_s <= timeout_s, got {self.interval_s:g} and {self.timeout_s:g}"
@@ -91,7 +97,7 @@ class _Handlers:
     def attach(self, loop: EventLoop) -> _core.StreamServer:
         heartbeat, limits = self.heartbeat, self.limits
         settings = {
-            "heartbeat": (heartbeat.interval_s, heartbeat.timeout_s, heartbeat.ping) if heartbeat else None,
+            "heartbeat": astuple(heartbeat) if heartbeat else None,
             "max_held_bytes": limits.max_held_bytes,
             "max_unsent_bytes": limits.max_unsent_bytes,
             "write_timeout_s": limits.write_timeout_s,
@@ -237,7 +243,11 @@ class TCPServer:
         """Listen, on the running event loop, which must be a `penstock.EventLoop`. `close` ends it."""
         loop = running_loop()
         self.listeners = self._open(addresses)
-        self._add_part(loop)
+        try:
+            self._add_part(loop)
+        except BaseException:
+            listener.close_listeners(self.listeners)
+            raise
         for each in self.listeners:
             self.parts[0].server.add_listener(each.fileno())
         return self

@@ -31,6 +31,9 @@ const LINGER: Duration = Duration::from_secs(2);
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 /// How long a listener whose gate is shut waits for the rest of handshakes that were under way: a round trip.
 const HANDSHAKE_TIME: Duration = Duration::from_millis(100);
+/// Descriptors below a process's limit that are not for connections where others can have those: what the application
+/// opens is to find some, and what one turn accepts is not to meet the limit.
+const SPARED_DESCRIPTORS: RawFd = 64;
 /// What one turn takes out of the mailbox, so that busy senders do not hold up the connections.
 const MAX_MAIL_PER_TURN: usize = 1024;
 /// What a listener that is removed may leave in the kernel's queue: the largest backlog there is.
@@ -125,6 +128,9 @@ pub struct Io<C> {
     /// Listeners whose gate is shut, before they leave.
     shut_listeners: usize,
     reserve: Option<OwnedFd>,
+    /// The kernel hands out the lowest free number, so one from here on tells that few are left.
+    short_from: RawFd,
+    is_short: bool,
     started: Instant,
     now: Instant,
     /// Within a turn, between the wait and its end, `now` is as good as the clock.
@@ -165,6 +171,8 @@ impl<C: Default> Io<C> {
             leaving_listeners: Vec::new(),
             shut_listeners: 0,
             reserve: reserve_descriptor(),
+            short_from: short_from(),
+            is_short: false,
             started: now,
             now,
             now_is_fresh: false,
@@ -282,6 +290,19 @@ impl<C: Default> Io<C> {
         if !self.resting_listeners.contains(&token) && self.poller.accept(token, channel.fd).is_err() {
             self.resting_listeners.push(token);
             self.set_deadline(token, ACCEPT_BACK_OFF);
+        }
+    }
+
+    /// Whether the newest connection has one of the last descriptors that this process may have, and none has closed since.
+    pub fn is_short_of_descriptors(&self) -> bool {
+        self.is_short
+    }
+
+    fn look_at_descriptor(&mut self, newest: RawFd) {
+        if newest >= self.short_from {
+            // The limit may have been raised.
+            self.short_from = short_from();
+            self.is_short = newest >= self.short_from;
         }
     }
 
@@ -626,6 +647,7 @@ impl<C: Default> Io<C> {
             self.keep_queue(queue);
         }
         close_descriptor(fd);
+        self.is_short = false;
         self.connections -= 1;
         self.load.subtract(1);
         self.lingering -= usize::from(channel.flags.lingering);
@@ -723,6 +745,18 @@ fn reserve_descriptor() -> Option<OwnedFd> {
     let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
     // SAFETY: a fresh descriptor that nobody else owns.
     (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The first descriptor that is one of the process's last.
+fn short_from() -> RawFd {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the limit is a local of the right type.
+    let outcome = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    match RawFd::try_from(limit.rlim_cur) {
+        // A process that may have few keeps fewer back.
+        Ok(most) if outcome == 0 => most - SPARED_DESCRIPTORS.min(most / 8),
+        _ => RawFd::MAX,
+    }
 }
 
 /// Have a connection's output offered to the kernel by the next flush, unless it is listed, or waits for room.
@@ -928,6 +962,7 @@ impl<S: Service> EventLoop<S> {
         match completion {
             Completion::Accepted { listener, fd } => {
                 self.io.counters.connections_accepted.add(1);
+                self.io.look_at_descriptor(fd.as_raw_fd());
                 self.service.accepted(&mut self.io, listener, fd);
             }
             Completion::AcceptFailed { listener, .. } => {

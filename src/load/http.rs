@@ -1,5 +1,6 @@
 //! An HTTP/1.1 load: requests of a few targets, each with its share of the connections.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
 use super::LoadError;
@@ -30,8 +31,16 @@ pub fn run_until(plan: &HttpPlan, watch: &mut dyn FnMut(Progress) -> bool) -> Re
     run_lanes(&plan.schedule(), lanes, watch)
 }
 
+/// GETs of one path, with responses of status 200.
+pub(super) fn get(address: SocketAddr, path: &str) -> Result<Requests, LoadError> {
+    let plan = HttpPlan::get(address, path);
+    plan.check()?;
+    let request = request_bytes(&plan, &plan.targets[0]);
+    Ok(Requests { request, known: KnownHead::default(), statuses: plan.statuses })
+}
+
 /// One target's requests, and the responses to them.
-struct Requests {
+pub struct Requests {
     request: Vec<u8>,
     known: KnownHead,
     statuses: RangeInclusive<u16>,

@@ -1,8 +1,10 @@
 //! Load generators: what measures Penstock and its peers. They must cost less than anything they measure.
 //!
 //! They sit beside the servers, on the same poller, and own their connections for one run. `run` is the loop of those that
-//! have connections, and HTTP and an echo are dialogues in it; `udp` has a loop of its own.
+//! have connections, and HTTP and an echo are dialogues in it; `udp` has a loop of its own, and so has `crowd`, whose
+//! connections are too many to be kept busy.
 
+pub mod crowd;
 pub mod http;
 pub mod latency;
 mod plan;

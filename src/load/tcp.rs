@@ -50,7 +50,7 @@ impl Dialogue for Echo {
     }
 }
 
-fn difference(at: usize, bytes: &[u8], expected: &[u8]) -> Malformed {
+pub(super) fn difference(at: usize, bytes: &[u8], expected: &[u8]) -> Malformed {
     let wrong = bytes.iter().zip(expected).position(|(came, wanted)| came != wanted).unwrap_or(0);
     let (came, wanted) = (bytes[wrong], expected[wrong]);
     Malformed(format!("byte {} of an echo is {came:#04x}, expected {wanted:#04x}", at + wrong))

@@ -12,7 +12,7 @@ pub mod socket_options;
 pub use error::errno_of;
 pub use inet_address::{AddressError, RawAddress, SocketAddress, UnixAddress};
 pub use socket::{
-    ConnectProgress, ListenOptions, Listener, accept, connect, local_address, peer_address, shutdown_write,
-    socket_pair, take_error,
+    ConnectProgress, ListenOptions, Listener, accept, connect, connect_from, local_address, peer_address,
+    shutdown_write, socket_pair, take_error,
 };
 pub use socket_options::{SocketOptionError, SocketOptions};

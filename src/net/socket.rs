@@ -1,5 +1,6 @@
 //! Making sockets: listeners, connections and pairs. Each call owns what it opens until it hands it over whole.
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -182,8 +183,11 @@ pub enum ConnectProgress {
 
 /// Begin to connect, without waiting.
 pub fn connect(address: &SocketAddress) -> io::Result<(OwnedFd, ConnectProgress)> {
+    begin_to_connect(new_socket(address)?, address)
+}
+
+fn begin_to_connect(fd: OwnedFd, address: &SocketAddress) -> io::Result<(OwnedFd, ConnectProgress)> {
     let raw = RawAddress::try_from(address)?;
-    let fd = new_socket(address)?;
     // SAFETY: the descriptor is open, and the address is as long as it says.
     match checked(unsafe { libc::connect(fd.as_raw_fd(), raw.as_ptr(), raw.length()) }) {
         Ok(_) => Ok((fd, ConnectProgress::Connected)),
@@ -193,6 +197,16 @@ pub fn connect(address: &SocketAddress) -> io::Result<(OwnedFd, ConnectProgress)
         }
         Err(error) => Err(during("connect to", address, error)),
     }
+}
+
+/// Begin to connect from an address of this machine, without waiting. The port is chosen when the destination is known, so
+/// that connections to several of them share it.
+pub fn connect_from(source: IpAddr, address: &SocketAddress) -> io::Result<(OwnedFd, ConnectProgress)> {
+    let source = SocketAddress::from(SocketAddr::new(source, 0));
+    let fd = new_socket(address)?;
+    options::BIND_ADDRESS_NO_PORT.set(&fd, true)?;
+    bind(&fd, &source)?;
+    begin_to_connect(fd, address)
 }
 
 /// A connection that waits at a listener, if one does: non-blocking, and not inherited by children.
@@ -281,7 +295,7 @@ fn add_flags(fd: &OwnedFd, get: c_int, set: c_int, flags: c_int) -> io::Result<(
 mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicU32, Ordering};

@@ -168,17 +168,17 @@ fn tell(py: Python<'_>, progress: Option<&Py<PyAny>>, far: Progress) -> PyResult
     }
 }
 
-fn resolve(host: &str, port: u16) -> PyResult<SocketAddr> {
+pub(super) fn resolve(host: &str, port: u16) -> PyResult<SocketAddr> {
     let mut found = (host, port).to_socket_addrs()?;
     found.next().ok_or_else(|| PyValueError::new_err(format!("{host} has no address")))
 }
 
-fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+pub(super) fn seconds(name: &str, value: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(value)
         .map_err(|error| PyValueError::new_err(format!("{name} is {value}, expected seconds: {error}")))
 }
 
-fn raised(error: LoadError) -> PyErr {
+pub(super) fn raised(error: LoadError) -> PyErr {
     let text = error.to_string();
     match error {
         LoadError::Plan(_) => PyValueError::new_err(text),
@@ -197,8 +197,7 @@ fn report<'py>(py: Python<'py>, report: &LoadReport) -> PyResult<Bound<'py, PyDi
     dict.set_item("rate", report.rate())?;
     let all = report.latencies();
     dict.set_item("latency_us", latencies(py, &all)?)?;
-    let buckets = all.buckets().into_iter().map(|(limit, count)| (limit.as_nanos() as f64 / 1e3, count));
-    dict.set_item("histogram_us", PyList::new(py, buckets.collect::<Vec<_>>())?)?;
+    dict.set_item("histogram_us", histogram(py, &all)?)?;
     let targets = report.targets.iter().map(|target| target_report(py, target)).collect::<PyResult<Vec<_>>>()?;
     dict.set_item("targets", PyList::new(py, targets)?)?;
     Ok(dict)
@@ -222,7 +221,12 @@ fn target_report<'py>(py: Python<'py>, target: &TargetReport) -> PyResult<Bound<
     Ok(dict)
 }
 
-fn latencies<'py>(py: Python<'py>, latencies: &Latencies) -> PyResult<Bound<'py, PyDict>> {
+pub(super) fn histogram<'py>(py: Python<'py>, latencies: &Latencies) -> PyResult<Bound<'py, PyList>> {
+    let buckets = latencies.buckets().into_iter().map(|(limit, count)| (limit.as_nanos() as f64 / 1e3, count));
+    PyList::new(py, buckets.collect::<Vec<_>>())
+}
+
+pub(super) fn latencies<'py>(py: Python<'py>, latencies: &Latencies) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     let microseconds = |latency: Duration| latency.as_nanos() as f64 / 1e3;
     dict.set_item("count", latencies.count())?;

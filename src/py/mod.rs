@@ -3,6 +3,7 @@
 mod access_log;
 mod asgi;
 mod config;
+mod crowd;
 mod errors;
 mod file_position;
 mod guarded;
@@ -30,6 +31,8 @@ mod _core {
     use super::access_log::{check_access_log_format, reopen_access_logs};
     #[pymodule_export]
     use super::asgi::{AsgiServer, HttpCycle};
+    #[pymodule_export]
+    use super::crowd::Crowd;
     #[pymodule_export]
     use super::load::{run_http_load, run_tcp_load, run_udp_load};
     #[pymodule_export]

@@ -3,7 +3,8 @@
 //! Its share is what the one with the fewest has, and a little. So the one with the fewest is never shut, and a
 //! connection always finds somebody. A worker that reaches its share rings, and those who left connections to it look
 //! again; two that reach theirs at once see each other, because each first says that it is shut, and then looks once
-//! more. An open worker that is stuck in its application for longer than [`PATIENCE`] counts no more: better uneven
+//! more. One that is short of descriptors is shut whatever it holds, as long as another is not, and nobody waits for it to
+//! catch up. An open worker that is stuck in its application for longer than [`PATIENCE`] counts no more: better uneven
 //! than waiting.
 
 use std::io;
@@ -29,6 +30,7 @@ pub struct FairShare {
     /// The ear's channel.
     token: Token,
     is_shut: bool,
+    is_full: bool,
     /// Ticks of each open worker when they were last looked at.
     seen: Vec<(usize, u64)>,
     /// Workers that are stuck, as of the last look.
@@ -40,12 +42,13 @@ impl FairShare {
     pub fn new<C: Default>(io: &mut Io<C>, reporter: Reporter) -> io::Result<Self> {
         let ear = reporter.board.bell().listen()?;
         let token = io.watch(ear.fd(), Readiness { readable: true, writable: false })?;
-        Ok(FairShare { reporter, ear, token, is_shut: false, seen: Vec::new(), stuck: Vec::new() })
+        Ok(FairShare { reporter, ear, token, is_shut: false, is_full: false, seen: Vec::new(), stuck: Vec::new() })
     }
 
     /// Take no more part in it. Its listeners stay as they are.
     pub fn leave<C: Default>(self, io: &mut Io<C>) {
         self.reporter.board.set(self.reporter.slot, Word::Shut, 0);
+        self.reporter.board.set(self.reporter.slot, Word::Full, 0);
         io.unwatch(self.token);
     }
 
@@ -78,6 +81,7 @@ impl FairShare {
         let mine = io.connections() as u64;
         let (board, slot) = (self.reporter.board.clone(), self.reporter.slot);
         board.set(slot, Word::Connections, mine);
+        self.tell_if_full(io.is_short_of_descriptors());
         let mut is_over = self.is_over(mine);
         if is_over == self.is_shut {
             return;
@@ -107,14 +111,26 @@ impl FairShare {
         }
     }
 
-    /// Whether this worker has more than its share, of those that take connections and come round.
+    /// Everybody's share depends on who is full.
+    fn tell_if_full(&mut self, is_full: bool) {
+        if is_full != self.is_full {
+            self.is_full = is_full;
+            self.reporter.board.set(self.reporter.slot, Word::Full, u64::from(is_full));
+            self.reporter.board.bell().ring();
+        }
+    }
+
+    /// Whether this worker has more than its share, of those that have room, take connections and come round.
     fn is_over(&self, mine: u64) -> bool {
         let board = &self.reporter.board;
         if board.state(self.reporter.slot) != State::Ready {
             return false;
         }
-        let others = board.ready().filter(|slot| *slot != self.reporter.slot && !self.stuck.contains(slot));
-        others.map(|slot| board.get(slot, Word::Connections)).min().is_some_and(|fewest| is_over(mine, fewest))
+        let others = (board.ready())
+            .filter(|slot| *slot != self.reporter.slot && !self.stuck.contains(slot))
+            .filter(|&slot| board.get(slot, Word::Full) == 0);
+        let fewest = others.map(|slot| board.get(slot, Word::Connections)).min();
+        fewest.is_some_and(|fewest| self.is_full || is_over(mine, fewest))
     }
 }
 

@@ -29,11 +29,13 @@ pub enum Word {
     Served,
     Pid,
     Generation,
+    /// It has hardly any descriptors left, and so no share of what comes.
+    Full,
 }
 
 /// Two cache lines: the second has room for more.
 const SLOT_WORDS: usize = 16;
-const _: () = assert!((Word::Generation as usize) < SLOT_WORDS);
+const _: () = assert!((Word::Full as usize) < SLOT_WORDS);
 
 /// How far a worker is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -17,7 +17,7 @@ import peers
 import provenance
 import report
 from bars import BARS, Bar, Spread, Verdict, ratios
-from servers import Launch, Server
+from servers import Launch, Server, Servers
 from works import METRICS, WORKS, Effort, measure_fairness, measure_get, measure_idle, measure_post
 
 EFFORT = Effort(seconds=0.2, warm_up_s=0.05, idle_connections=60, settle_s=0.01)
@@ -175,12 +175,14 @@ def test_the_short_table_has_what_was_measured_and_takes_its_place_in_the_readme
     for number in range(2):
         found.add("framed", "penstock-stream", number, {"frame_us": 0.5})
         found.add("framed", "uvloop", number, {"frame_us": 0.75})
-    found.works.append("framed")
+        found.add("log", "penstock", number, {"cost_us": 7.0})
+    found.works += ["framed", "log"]
     figures = report.readme_figures(found)
     assert (
         "GET of 13 bytes, closed loop over 64 connections: server CPU per request, us | **7.00** | 0.73x |" in figures
     )
-    assert "server CPU per frame, us | **0.500** |  |  |  | 1.50x |" in figures
+    assert "server CPU per frame, us | **0.500** |  |  |  |  | 1.50x |" in figures
+    assert "access log" not in figures, "what has no peer is no comparison"
     assert "posted" not in figures, "a work that failed is no row"
     readme = f"before\n{report.README_BEGIN}\nold\n{report.README_END}\nafter\n"
     replaced = report.with_figures(readme, figures)
@@ -234,6 +236,17 @@ def test_a_server_is_measured_and_gone_afterwards(tmp_path: Path):
     assert fair["slow_rate"] > 0
     assert all(name in METRICS for figures in (hello, posted, idle, fair) for name in figures)
     assert not Path(f"/proc/{server.pid}").exists()
+
+
+@pytest.mark.parametrize("name", ["wsgi", "log", "static", "large"])
+def test_penstock_does_what_a_work_asks_of_it(tmp_path: Path, name: str):
+    work, servers = WORKS[name], Servers(peers.Peers(tmp_path / "none"))
+    for each in (each for each in work.servers if each.startswith("penstock")):
+        with measure.running(servers.get(each, work.app), tmp_path / each, cpu=None) as server:
+            for case in work.cases:
+                figures = work.measure(server, case, EFFORT)
+                assert next(iter(figures.values())) > 0, figures
+                assert set(figures) <= set(METRICS)
 
 
 def test_answers_that_fail_fail_the_measurement(tmp_path: Path):

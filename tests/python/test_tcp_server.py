@@ -16,6 +16,7 @@ from streams import Peer, run, started, until
 
 import penstock
 from penstock import CloseReason, Connection, FrameError, Heartbeat, StreamLimits, TCPServer
+from penstock.errors import ConfigError
 from penstock.protocol import Delimiter, Fixed, LengthPrefixed, Line, Raw, Resp, Varint
 
 
@@ -537,6 +538,113 @@ def test_silence_is_answered_by_a_ping_and_then_by_the_end(ping: bytes | None):
             talker.close()
 
     run(main)
+
+
+PING, PONG = b"\0\0\0\x04ping", b"\0\0\0\x04pong"
+
+
+@pytest.mark.parametrize("delivery", ["on_message", "on_messages", "handler"])
+def test_pings_are_answered_by_the_reactor_and_reach_no_handler(delivery: str):
+    got: list[bytes] = []
+
+    async def pull(connection: Connection) -> None:
+        async for frame in connection:
+            got.append(frame)  # noqa: PERF401
+
+    handlers: dict[str, Any] = {
+        "on_message": lambda connection, frame: got.append(frame),
+        "on_messages": lambda connection, frames: got.extend(frames),
+        "handler": pull,
+    }
+
+    async def main() -> None:
+        heartbeat = Heartbeat(interval_s=60, timeout_s=120, ping=PING, pong=PONG)
+        server = TCPServer(**{delivery: handlers[delivery]}, protocol=LengthPrefixed(), heartbeat=heartbeat)
+        async with server:
+            peer = await Peer.connect(await started(server))
+            # Alone, among heartbeats, among frames, and in two parts, the first of which is a frame's as well.
+            for sent, pongs, frames in (
+                (PING, 1, 0),
+                (PING + PONG + PING, 2, 0),
+                (b"\0\0\0\x01a" + PING + b"\0\0\0\x01b", 1, 2),
+                (PONG + b"\0\0\0\x05pings", 0, 1),
+            ):
+                before = len(got)
+                await peer.send(sent)
+                assert await peer.receive(len(PONG) * pongs) == PONG * pongs
+                await until(lambda: len(got) == before + frames)  # noqa: B023
+            await peer.send(b"\0\0\0\x01c" + PING[:5])
+            await until(lambda: got[-1] == b"c")
+            await peer.send(PING[5:])
+            assert await peer.receive(len(PONG)) == PONG
+            assert got == [b"a", b"b", b"pings", b"c"]
+            assert server.counters()["pings_answered"] == 5
+            peer.close()
+
+    run(main)
+
+
+def test_a_ping_is_answered_while_the_handler_is_busy():
+    async def main() -> None:
+        release = asyncio.Event()
+
+        async def on_message(connection: Connection, frame: bytes) -> None:
+            await release.wait()
+            connection.send(b"done")
+
+        heartbeat = Heartbeat(interval_s=60, timeout_s=120, ping=PING, pong=PONG)
+        async with TCPServer(on_message, protocol=LengthPrefixed(), heartbeat=heartbeat) as server:
+            peer = await Peer.connect(await started(server))
+            await peer.send(b"\0\0\0\x01a")
+            await until(lambda: server.counters()["frames_received"] == 1)
+            await peer.send(PING)
+            assert await peer.receive(len(PONG)) == PONG
+            release.set()
+            assert await peer.receive(8) == b"\0\0\0\x04done"
+            peer.close()
+
+    run(main)
+
+
+def test_who_answers_pings_is_not_silent():
+    reasons: list[CloseReason] = []
+
+    async def main() -> None:
+        server = TCPServer(
+            lambda *_: None,
+            protocol=LengthPrefixed(),
+            heartbeat=Heartbeat(interval_s=0.1, timeout_s=0.3, ping=PING, pong=PONG),
+            on_close=lambda connection, reason: reasons.append(reason),
+        )
+        async with server:
+            peer = await Peer.connect(await started(server))
+            for _ in range(5):
+                assert await peer.receive(len(PING)) == PING
+                await peer.send(PONG)
+            assert not reasons
+            # Who does not is.
+            assert await peer.receive_all() == PING
+            await until(lambda: reasons)
+            assert reasons == [CloseReason.SILENT]
+            peer.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "ping", "pong"),
+    [(LengthPrefixed(), b"ping", PONG), (LengthPrefixed(), PING, PONG + b"x"), (Raw(), PING, PONG)],
+)
+def test_a_heartbeat_that_is_no_frame_is_refused(protocol: Any, ping: bytes, pong: bytes):
+    async def main() -> None:
+        heartbeat = Heartbeat(interval_s=1, timeout_s=2, ping=ping, pong=pong)
+        server = TCPServer(lambda *_: None, protocol=protocol, heartbeat=heartbeat)
+        with pytest.raises(ValueError, match="one whole frame each"):
+            await server.start("127.0.0.1:0")
+
+    run(main)
+    with pytest.raises(ConfigError, match="pong answers a ping"):
+        Heartbeat(interval_s=1, timeout_s=2, pong=pong)
 
 
 def test_a_group_reaches_everybody_but_the_excluded_and_those_that_left():

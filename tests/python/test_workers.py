@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import stat
@@ -56,6 +57,12 @@ async def app(scope, receive, send):
     if path == "/slow":
         print("slow begins", flush=True)
         await asyncio.sleep(0.4)
+    if path == "/endless":
+        print("endless begins", flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            print("endless ends", flush=True)
     if path in ("/events", "/answer"):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         if path == "/answer":
@@ -261,6 +268,21 @@ def _read_until(connection: socket.socket, end: bytes) -> bytes:
     return received
 
 
+def test_a_reload_waits_no_longer_than_it_may_for_what_does_not_end(serve: Serve) -> None:
+    server = serve(APP, "--workers", "1", "--timeout-graceful-shutdown", "0.5")
+    (former,) = children(server)
+    with server.connect() as connection:
+        connection.sendall(get("/endless"))
+        server.wait_for_log("endless begins")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: pid_that_answers(server) != former)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 500")
+    server.wait_for_log("Cancelling 1 requests")
+    server.wait_for_log("endless ends")
+    wait_until(lambda: not is_alive(former))
+
+
 def test_an_idle_connection_has_one_more_answer_after_a_reload(serve: Serve) -> None:
     server = serve(APP, "--workers", "1", "--no-access-log")
     (former,) = children(server)
@@ -327,6 +349,21 @@ def test_a_worker_that_is_killed_loses_what_it_held_alone_and_is_replaced(serve:
     wait_until(lambda: len(children(server)) == 2 and victim not in children(server))
     server.wait_for_log(f"Worker [{victim}] was killed by SIGKILL")
     assert pid_that_answers(server) != victim
+
+
+def cpu_s(pid: int) -> float:
+    return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
+
+
+def test_a_supervisor_that_has_replaced_a_worker_rests(serve: Serve) -> None:
+    server = serve(APP, "--workers", "1")
+    (victim,) = children(server)
+    os.kill(victim, signal.SIGKILL)
+    wait_for_others(server, {victim})
+    wait_until(lambda: server.log.count("Application startup complete") == 2)
+    before, until = cpu_s(server.process.pid), time.monotonic() + 1.0
+    wait_until(lambda: time.monotonic() > until)
+    assert cpu_s(server.process.pid) - before < 0.15
 
 
 def test_workers_leave_when_their_supervisor_is_killed_even_a_stuck_one(serve: Serve) -> None:
@@ -449,6 +486,57 @@ def test_connections_are_spread_evenly(serve: Serve, control: Path) -> None:
         assert many - few <= 4 + 8, counts()
 
 
+HUNGRY_APP = """
+import os, pathlib
+
+here, taken = pathlib.Path(__file__).parent, []
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        try:
+            os.close(os.open(here / "hungry", os.O_CREAT | os.O_EXCL))
+            taken.extend(os.open("/dev/null", os.O_RDONLY) for _ in range(150))
+        except FileExistsError:
+            pass  # It is the other one.
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    opened = os.open("/dev/null", os.O_RDONLY)  # The application finds some, too.
+    os.close(opened)
+    body = b"%d" % os.getpid()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+def test_a_worker_that_is_short_of_descriptors_leaves_connections_to_the_other(serve: Serve) -> None:
+    """One has 150 of 240 open by itself. Half of 200 connections would be more than it can take."""
+    server = serve(
+        HUNGRY_APP,
+        *("--workers", "2", "--accept", "shared", "--timeout-keep-alive", "60"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (240, 240)),
+    )
+    connections = [server.connect() for _ in range(200)]
+    answered: Counter[bytes] = Counter()
+    for connection in connections:
+        connection.sendall(get())
+        answered[read_response(connection)[2]] += 1
+    fewest, most = sorted(answered.values())
+    assert fewest + most == 200, "none was refused"
+    assert fewest < 60, answered
+    # It takes part again once it has room.
+    hungry = answered.most_common()[-1][0]
+    for connection in connections:
+        connection.close()
+
+    def is_back() -> bool:
+        return server.get().rpartition(b"\r\n\r\n")[2] == hungry
+
+    wait_until(is_back, server.log)
+
+
 def test_a_preloaded_application_is_imported_once(serve: Serve) -> None:
     server = serve(APP, "--workers", "2", "--preload")
     assert server.log.count("imported") == 1
@@ -551,6 +639,18 @@ def test_a_new_supervisor_takes_over_under_load_and_no_request_is_lost(
     server.wait()
     assert not pid_file.exists()
     assert not control.exists()
+
+
+def test_a_call_for_a_new_supervisor_that_comes_early_is_heeded_once_there_is_one(serve: Serve, tmp_path: Path) -> None:
+    pid_file = tmp_path / "server.pid"
+    server = serve(APP, "--workers", "1", "--pid", str(pid_file), env={"START_S": "0.5"}, ready=False)
+    server.wait_for_log("Started supervisor process")
+    server.signal(signal.SIGUSR2)
+    successor = supervisor_that_takes_over(server)
+    assert server.process.wait(TIMEOUT_S) == 0
+    assert int(pid_file.read_text()) == successor
+    os.kill(successor, signal.SIGTERM)
+    server.wait()
 
 
 def test_a_unix_socket_goes_to_the_new_supervisor_with_its_file(serve: Serve, control: Path) -> None:

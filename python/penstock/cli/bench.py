@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -174,6 +174,101 @@ def udp(address: str, size: int, as_json: bool, progress: bool | None, **paced: 
     with _bar(load, sys.stderr.isatty() if progress is None else progress) as told:
         found = echo.run_udp(load, told)
     return _tell(load, found, as_json)
+
+
+@command.command("connections")
+@click.option("--target", metavar="N", type=click.IntRange(1, 16_000_000), default=10_000, help="How many.", **_SHOWN)
+@click.option(
+    "--protocol",
+    type=click.Choice(["tcp", "http"]),
+    default="tcp",
+    help="Framed TCP to a Python handler, or HTTP keep-alive behind an ASGI application.",
+    **_SHOWN,
+)
+@click.option(
+    "--hold",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 86_400),
+    default=10.0,
+    help="How long they are held once all have answered.",
+    **_SHOWN,
+)
+@click.option(
+    "--heartbeat",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 86_400),
+    default=30.0,
+    help="Each asks once in so long while it is held; 0 is never. Over TCP the reactor answers, without Python.",
+    **_SHOWN,
+)
+@click.option("--broadcast", is_flag=True, help="Send one frame to everybody, and wait until it is there (TCP).")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(0.1, 3600),
+    default=30.0,
+    help="A connection that takes longer to open or to answer is lost.",
+    **_SHOWN,
+)
+@click.option("--json", "as_json", is_flag=True, help="Tell it to a program.")
+@click.option("--progress/--no-progress", default=None, help="Show how far it is.  [default: on a terminal]")
+def connections(
+    target: int,
+    protocol: Literal["tcp", "http"],
+    hold: float,
+    heartbeat: float,
+    broadcast: bool,
+    timeout: float,
+    as_json: bool,
+    progress: bool | None,
+) -> int:
+    """Hold very many connections, both ends on this machine, and see whether every single one still answers.
+
+    Spreads over as many server and client processes as the limit of descriptors asks for, and as many addresses of
+    127.64.0.0/10 as their ports do. What it will take is said first, and refused where the machine cannot hold it.
+    Exits with 1 if a connection was lost.
+    """
+    from ..bench import crowd
+    from ..bench.crowd import report
+
+    load = crowd.CrowdLoad(
+        target=target,
+        protocol=protocol,
+        hold_s=hold,
+        heartbeat_s=heartbeat,
+        broadcast=broadcast,
+        answer_timeout_s=timeout,
+    )
+    plan = crowd.plan_for(load, crowd.room())
+    shown = sys.stderr.isatty() if progress is None else progress
+    if shown:
+        click.echo("\n".join([load.title, *plan.lines]), err=True)
+    found = crowd.run(load, plan, _phases if shown else _no_phases)
+    tell = report.as_json if as_json else report.text
+    click.echo(tell(load, plan, found))
+    return EXIT_ERRORS if found.phases[-1].open < target else 0
+
+
+@contextmanager
+def _phases(name: str, most: int) -> Generator[Callable[[int, int, int], None] | None]:
+    """A bar for each phase: connections while they are opened, answers afterwards."""
+    if not most:
+        click.echo(name, err=True)
+        yield None
+        return
+    with click.progressbar(length=most, label=f"{name:<12}", file=sys.stderr, item_show_func=str) as bar:
+
+        def far(opened: int, answered: int, lost: int) -> None:
+            reached = min(opened if name == "open" else answered, most)
+            failed = f", {lost:,} lost" if lost else ""
+            bar.update(max(0, reached - bar.pos), f"{reached:,}{failed}")
+
+        yield far
+
+
+@contextmanager
+def _no_phases(name: str, most: int) -> Generator[None]:
+    yield None
 
 
 def _pace(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ def many(number: float) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    return f"{many(number)} {what}" + ("" if number == 1 else "s")
+    plural = "es" if what.endswith("s") else "s"
+    return f"{many(number)} {what}" + ("" if number == 1 else plural)
 
 
 def size(count: float) -> str:

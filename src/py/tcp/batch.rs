@@ -108,7 +108,7 @@ impl StreamServer {
         let (py, server, token) = (slf.py(), slf.get(), object.get().token);
         let mut frames = 0;
         loop {
-            let frame = match input.next(&server.framing) {
+            let frame = match input.next(&server.framing, server.beats.as_ref()) {
                 Ok(Some(frame)) => to_object(py, &server.shape, frame)?,
                 Ok(None) => break,
                 Err(error) => {
@@ -167,7 +167,7 @@ impl StreamServer {
         let mut frames = Vec::new();
         let mut wrong = None;
         loop {
-            match input.next(&server.framing) {
+            match input.next(&server.framing, server.beats.as_ref()) {
                 Ok(Some(bytes)) if matches!(server.shape, Shape::Python(_)) => {
                     let chunk = pyo3::types::PyBytes::new(py, bytes);
                     if let Err(error) = Self::feed(object, &chunk, &mut frames) {

@@ -3,6 +3,7 @@
 //! It holds tokens, not connections: one that is gone drops out by itself.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -25,24 +26,36 @@ pub struct StreamGroup {
 #[derive(Default)]
 struct Members {
     tokens: Vec<Token>,
-    places: HashMap<Token, usize>,
+    /// Where a token is, by its index alone: of a million members each byte is a megabyte. The generation is looked at in
+    /// `tokens`.
+    places: HashMap<u32, u32>,
     /// How many there were when those that are gone were last looked for.
     pruned: usize,
 }
 
 impl Members {
+    fn place(&self, token: Token) -> Option<usize> {
+        let place = *self.places.get(&token.index)? as usize;
+        (self.tokens[place] == token).then_some(place)
+    }
+
     fn add(&mut self, token: Token) {
-        if let std::collections::hash_map::Entry::Vacant(place) = self.places.entry(token) {
-            place.insert(self.tokens.len());
-            self.tokens.push(token);
+        match self.places.entry(token.index) {
+            Entry::Vacant(place) => {
+                place.insert(self.tokens.len() as u32);
+                self.tokens.push(token);
+            }
+            // The same one, or its successor: who had the slot before is gone.
+            Entry::Occupied(place) => self.tokens[*place.get() as usize] = token,
         }
     }
 
     fn remove(&mut self, token: Token) {
-        if let Some(place) = self.places.remove(&token) {
+        if let Some(place) = self.place(token) {
+            self.places.remove(&token.index);
             self.tokens.swap_remove(place);
-            if let Some(&moved) = self.tokens.get(place) {
-                self.places.insert(moved, place);
+            if let Some(moved) = self.tokens.get(place) {
+                self.places.insert(moved.index, place as u32);
             }
         }
     }
@@ -144,6 +157,6 @@ impl StreamGroup {
     }
 
     fn __contains__(&self, connection: &Bound<'_, StreamConnection>) -> PyResult<bool> {
-        Ok(self.members.enter()?.places.contains_key(&connection.get().token))
+        Ok(self.members.enter()?.place(connection.get().token).is_some())
     }
 }

@@ -20,7 +20,7 @@ use crate::py::guarded::Guarded;
 use crate::py::reactor::{Reactor, listener_of};
 use crate::py::service::STREAM_LISTENERS;
 use crate::py::task::{self, SpareTasks};
-use crate::server::tcp::{Ending, Endpoint, Heartbeat, StreamIo, StreamSettings, Streams};
+use crate::server::tcp::{Beats, Ending, Endpoint, Heartbeat, StreamIo, StreamSettings, Streams};
 
 /// How frames reach the user.
 pub enum Delivery {
@@ -37,6 +37,8 @@ pub struct StreamServer {
     pub(super) reactor: Py<Reactor>,
     pub(super) number: u16,
     pub(super) framing: Framing,
+    /// Frames that are not the handlers'.
+    pub(super) beats: Option<Beats>,
     pub(super) shape: Shape,
     pub(super) delivery: Delivery,
     pub(super) on_connect: Option<Py<PyAny>>,
@@ -154,7 +156,12 @@ fn delivery_of(handlers: &Bound<'_, PyDict>) -> PyResult<Delivery> {
     }
 }
 
-fn settings_of(settings: &Bound<'_, PyDict>, tell_connected: bool, tell_closed: bool) -> PyResult<StreamSettings> {
+fn settings_of(
+    settings: &Bound<'_, PyDict>,
+    framing: &Framing,
+    tell_connected: bool,
+    tell_closed: bool,
+) -> PyResult<StreamSettings> {
     let wanted = |key: &str| {
         settings.get_item(key)?.ok_or_else(|| PyValueError::new_err(format!("a stream's settings lack {key}")))
     };
@@ -164,8 +171,14 @@ fn settings_of(settings: &Bound<'_, PyDict>, tell_connected: bool, tell_closed: 
     let heartbeat = match some(settings, "heartbeat")? {
         None => None,
         Some(given) => {
-            let (interval, timeout, ping): (f64, f64, Option<Vec<u8>>) = given.extract()?;
-            Some(Heartbeat { interval: seconds(interval)?, timeout: seconds(timeout)?, ping })
+            let (interval, timeout, ping, pong): (f64, f64, Option<Vec<u8>>, Option<Vec<u8>>) = given.extract()?;
+            let beats = match (&ping, pong) {
+                (Some(ping), Some(pong)) => Some(Beats::new(framing, ping.clone(), pong).ok_or_else(|| {
+                    PyValueError::new_err("heartbeat: expected ping and pong to be one whole frame each, of a protocol that Penstock cuts itself")
+                })?),
+                _ => None,
+            };
+            Some(Heartbeat { interval: seconds(interval)?, timeout: seconds(timeout)?, ping, beats })
         }
     };
     Ok(StreamSettings {
@@ -202,7 +215,8 @@ impl StreamServer {
         let named = |key: &str| some(handlers, key).map(|found| found.map(Bound::unbind));
         let (on_connect, on_close, on_error) = (named("on_connect")?, named("on_close")?, named("on_error")?);
         let is_pulled = matches!(delivery, Delivery::Pulled(_));
-        let settings = settings_of(settings, is_pulled || on_connect.is_some(), on_close.is_some())?;
+        let settings = settings_of(settings, &framing, is_pulled || on_connect.is_some(), on_close.is_some())?;
+        let beats = settings.heartbeat.as_ref().and_then(|heartbeat| heartbeat.beats.clone());
         let endpoint = Endpoint { framing: framing.clone(), settings, counts: Default::default(), is_stopping: false };
         let number = reactor.get().with(|inner| inner.event_loop.service.streams.add_endpoint(endpoint))?;
         let number =
@@ -217,6 +231,7 @@ impl StreamServer {
             reactor: reactor.clone_ref(py),
             number,
             framing,
+            beats,
             shape,
             delivery,
             on_connect,

@@ -13,4 +13,4 @@ mod settings;
 
 pub use connection::{Ending, StreamConnection};
 pub use service::{Input, StreamError, StreamEvent, StreamIo, Streams};
-pub use settings::{Endpoint, Heartbeat, StreamSettings};
+pub use settings::{Beat, Beats, Endpoint, Heartbeat, StreamSettings};

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use super::connection::{Ending, Marks, StreamConnection};
-use super::settings::{Endpoint, StreamSettings};
+use super::settings::{Beat, Beats, Endpoint, StreamSettings};
 use crate::core::buffer::{Lease, Owner};
 use crate::core::event_loop::HIGH_WATERMARK_BYTES;
 use crate::core::{Cause, CloseReason, Io, Token};
@@ -59,6 +59,8 @@ pub struct Input {
     bytes: InputBytes,
     at: usize,
     scan: Scan,
+    /// Pings that were passed over; they are answered when the rest is given back.
+    pings: usize,
 }
 
 #[derive(Debug)]
@@ -76,20 +78,20 @@ impl Input {
         }
     }
 
-    /// The next whole frame. Behind an error there is none.
+    /// The next whole frame that is no heartbeat. Behind an error there is none.
     #[inline]
-    pub fn next(&mut self, framing: &Framing) -> Result<Option<&[u8]>, FrameError> {
-        let mut scan = self.scan;
-        let cut = framing.cut(&self.bytes()[self.at..], &mut scan)?;
-        match cut {
-            Some(cut) => {
-                let start = self.at;
-                (self.at, self.scan) = (start + cut.taken, Scan::default());
-                Ok(Some(&self.bytes()[start + cut.frame.start..start + cut.frame.end]))
-            }
-            None => {
+    pub fn next(&mut self, framing: &Framing, beats: Option<&Beats>) -> Result<Option<&[u8]>, FrameError> {
+        loop {
+            let mut scan = self.scan;
+            let Some(cut) = framing.cut(&self.bytes()[self.at..], &mut scan)? else {
                 self.scan = scan;
-                Ok(None)
+                return Ok(None);
+            };
+            let start = self.at;
+            (self.at, self.scan) = (start + cut.taken, Scan::default());
+            match beats.and_then(|beats| beats.of(&self.bytes()[start..self.at])) {
+                None => return Ok(Some(&self.bytes()[start + cut.frame.start..start + cut.frame.end])),
+                Some(beat) => self.pings += usize::from(beat == Beat::Ping),
             }
         }
     }
@@ -214,6 +216,14 @@ impl Streams {
             io.set_deadline(token, heartbeat.interval);
         }
         let Some(connection) = io.stream(token) else { return };
+        // Between two frames a heartbeat alone needs no application, whatever that is busy with.
+        if connection.queued == 0
+            && connection.held.is_none()
+            && let Some(beats) = endpoint.settings.heartbeat.as_ref().and_then(|heartbeat| heartbeat.beats.as_ref())
+            && let Some(pings) = beats.alone_in(leased(&lease))
+        {
+            return self.answer_pings(io, token, pings);
+        }
         if connection.queued > 0 {
             // In order behind those.
             return self.queue(io, token, lease);
@@ -242,6 +252,22 @@ impl Streams {
                     Ok(Some(_)) | Err(_) => self.events.push_back(StreamEvent::Held(token)),
                 }
             }
+        }
+    }
+
+    /// A peer that does not read has no answer: it knows by itself what it has left unread.
+    fn answer_pings(&mut self, io: &mut StreamIo, token: Token, pings: usize) {
+        let number = io.stream(token).map(|connection| usize::from(connection.endpoint));
+        let endpoint = number.and_then(|number| self.endpoints.get(number)).and_then(Option::as_ref);
+        let beats = endpoint.and_then(|endpoint| endpoint.settings.heartbeat.as_ref()?.beats.as_ref());
+        let (Some(beats), 1..) = (beats, pings) else { return };
+        if self.check_room(io, token, pings * beats.pong().len()).is_err() {
+            return;
+        }
+        io.append_with(token, |out| (0..pings).for_each(|_| out.extend_from_slice(beats.pong())));
+        self.after_send(io, token, 0);
+        if let Some(endpoint) = number.and_then(|number| self.endpoints.get_mut(number)).and_then(Option::as_mut) {
+            endpoint.counts.pings_answered += pings as u64;
         }
     }
 
@@ -342,7 +368,7 @@ impl Streams {
         let is_held_back = connection.marks.has(Marks::HELD_BACK);
         match (lease, connection.held.take()) {
             (Some(lease), None) if !is_held_back => {
-                Some(Input { bytes: InputBytes::Leased(lease), at: 0, scan: Scan::default() })
+                Some(Input { bytes: InputBytes::Leased(lease), at: 0, scan: Scan::default(), pings: 0 })
             }
             (lease, held) => {
                 connection.held = held;
@@ -352,7 +378,7 @@ impl Streams {
                     return None;
                 }
                 let scan = connection.scan;
-                connection.held.take().map(|held| Input { bytes: InputBytes::Held(held), at: 0, scan })
+                connection.held.take().map(|held| Input { bytes: InputBytes::Held(held), at: 0, scan, pings: 0 })
             }
         }
     }
@@ -362,7 +388,7 @@ impl Streams {
         let Some(connection) = io.stream(token) else { return };
         debug_assert!(connection.held.is_none(), "nothing arrives within a batch");
         connection.scan = input.scan;
-        let at = input.at;
+        let (at, pings) = (input.at, input.pings);
         match input.bytes {
             InputBytes::Leased(lease) => connection.hold(&leased(&lease)[at..]),
             InputBytes::Held(mut held) => {
@@ -372,6 +398,7 @@ impl Streams {
                 }
             }
         }
+        self.answer_pings(io, token, pings);
         self.update_reading(io, token);
     }
 
