@@ -48,9 +48,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=number(float, 0.1), help=f"of a measurement; default: {FULL.seconds:g}")
     parser.add_argument("--quick", action="store_true", help="does it all run? Under a minute; judge nothing by it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of every round there")
-    parser.add_argument("--publish", action="store_true", help="write docs/benchmarks.md, not benchmarks/out/")
+    parser.add_argument("--publish", action="store_true", help="write docs/benchmarks.md and README.md's figures")
     parser.add_argument("--peers", type=Path, metavar="DIR", help="an environment with the peers; default: .venv-peers")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.publish and (options.quick or options.only or options.work != list(WORKS)):
+        parser.error("--publish writes all works and servers: leave out --quick, --only and --work")
+    return options
 
 
 def known_servers() -> set[str]:
@@ -175,6 +178,9 @@ def write(findings: Findings, options: argparse.Namespace) -> Path:
     drawn = plots.draw_all(findings, pictures)
     relative = {name: plot.relative_to(path.parent).as_posix() for name, plot in drawn.items()}
     path.write_text(report.markdown(findings, relative))
+    if options.publish:
+        readme = ROOT / "README.md"
+        readme.write_text(report.with_figures(readme.read_text(), report.readme_figures(findings)))
     if options.json:
         options.json.write_text(findings.to_json())
     return path

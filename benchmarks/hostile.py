@@ -1,8 +1,10 @@
 """What hostile peers cost everybody else: `python benchmarks/hostile.py`.
 
 Thousands of connections that drip a header byte a second, that never read what they ask for, and that post a byte a
-second, against a server with its default limits (time-outs shortened by `--timeouts`, so that a run ends). Tells the
-other requests' p99 before and during the attack, the server's memory, and when the last of the attackers was gone.
+second, against Penstock with its default limits (time-outs shortened by `--timeouts`, so that a run ends), and against
+nginx with the same time-outs, if it is installed: on a loopback the kernel's work for the attackers is on the same
+processors, and what nginx suffers tells how much of it there is. Tells the other requests' p99 before and during the
+attack, the server's memory, and when the last of the attackers was gone.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import load
-from measure import Cpus, affinity, raise_descriptor_limit, running
-from servers import HERE, Launch, Server
+from measure import BenchError, Cpus, affinity, raise_descriptor_limit, running
+from peers import Peers
+from provenance import ROOT
+from servers import HERE, Launch, Server, Servers
 
 NEVER_READ = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n" * 64
 KINDS = {
@@ -30,6 +36,7 @@ KINDS = {
     "asks for 4 MiB and never reads": (NEVER_READ, b""),
     "posts a byte a second": (b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n", b"x"),
 }
+LARGE = bytes(64 * 1024)
 TICK_S = 0.002
 """Bytes are dripped evenly over each second, as peers that know nothing of each other would."""
 
@@ -102,67 +109,128 @@ def wake_up_in_time() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(29, 1)
 
 
-def penstock(timeout_s: float) -> Server:
+NGINX_CONF = """
+daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.err crit;
+events {{ worker_connections 40000; }}
+http {{
+  access_log off; keepalive_requests 100000000; default_type text/plain; root {directory};
+  client_header_timeout {timeout:g}s; client_body_timeout {timeout:g}s; send_timeout {timeout:g}s;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location = / {{ return 200 "Hello, World!"; }}
+    location = /large {{ sendfile on; }}
+    # Asks a server behind it once the body is there, as a bare `return` would not wait for it.
+    location = /echo {{ proxy_pass http://127.0.0.1:{port}/; }}
+  }}
+}}
+"""
+
+
+def penstock(known: Servers, timeout_s: float) -> Server:
     def launch(port: int, directory: Path) -> Launch:
         timeouts = [f"--timeout-{what}={timeout_s:g}" for what in ("header", "body", "write")]
-        command = str(Path(sys.executable).parent / "penstock")
-        return Launch(
-            [
-                command,
-                "serve",
-                "--app-dir",
-                str(HERE),
-                "--port",
-                str(port),
-                "--no-access-log",
-                *timeouts,
-                "apps:hostile",
-            ]
-        )
+        options = ["--app-dir", str(HERE), "--port", str(port), "--no-access-log", *timeouts]
+        return Launch([str(known.penstock_command), "serve", *options, "apps:hostile"])
 
     return Server("penstock", launch)
 
 
+def nginx(known: Servers, timeout_s: float) -> Server:
+    def launch(port: int, directory: Path) -> Launch:
+        (directory / "large").write_bytes(LARGE)
+        configuration = directory / "nginx.conf"
+        configuration.write_text(NGINX_CONF.format(directory=directory, port=port, timeout=timeout_s))
+        # Its worker is another user, if we are root.
+        directory.chmod(0o755)
+        return Launch([str(known.nginx_command), "-c", str(configuration), "-e", str(directory / "nginx.err")])
+
+    return Server("nginx", launch, None if known.nginx_command else "nginx is not installed")
+
+
+@dataclass(frozen=True)
+class Ordeal:
+    """How a server is tried."""
+
+    count: int
+    rate: float
+    rounds: int
+    seconds: float
+    timeout_s: float
+
+    def of(self, server: Server, cpus: Cpus) -> bool:
+        """Attack it and tell what that did; whether every attacker is gone."""
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            running(server, Path(directory), cpus.server) as process,
+            affinity(cpus.load),
+        ):
+            print(
+                f"{server.name}: {self.count} connections of each kind, {self.rate:g} ordinary requests/s", flush=True
+            )
+            before = self._p99s_ms(process.port)
+            tell_p99("before", before)
+            memory_before = process.own_bytes()
+            attacks = {name: Attack(process.port, self.count, *drops) for name, drops in KINDS.items()}
+            for attack in attacks.values():
+                attack.start()
+                attack.opened.wait()
+            during = self._p99s_ms(process.port)
+            tell_p99("during", during)
+            grown = process.own_bytes() - memory_before
+            for attack in attacks.values():
+                attack.join(self.timeout_s * 3 + 30)
+            tell_p99("after", self._p99s_ms(process.port))
+        print(f"  p99 during / before: {statistics.median(during) / statistics.median(before):.2f}x")
+        print(f"  memory grown: {grown / 2**20:.1f} MiB, {grown / (3 * self.count):.0f} bytes a connection")
+        for name, attack in attacks.items():
+            last = max(attack.gone, default=float("nan"))
+            print(f"  {name}: {len(attack.gone)} of {self.count} gone, the last {last:.1f} s after they had come")
+        return all(len(attack.gone) == self.count for attack in attacks.values())
+
+    def _p99s_ms(self, port: int) -> list[float]:
+        return [p99_ms(port, self.seconds, self.rate) for _ in range(self.rounds)]
+
+
+def tell_p99(when: str, values: list[float]) -> None:
+    """The median of the rounds, and between what half of them are: one stall of the machine spoils one round."""
+    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    print(
+        f"  p99 {when:7s} {median:8.3f} ms  (half of the rounds {low:.3f}-{high:.3f}, all to {max(values):.3f})",
+        flush=True,
+    )
+
+
+SERVERS: dict[str, Callable[[Servers, float], Server]] = {"penstock": penstock, "nginx": nginx}
+
+
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=SERVERS, help="the server to attack; default: all that are installed")
     parser.add_argument("--count", type=int, default=5000, help="connections of each kind")
     parser.add_argument("--rate", type=float, default=5000, help="ordinary requests a second")
     parser.add_argument("--timeouts", type=float, default=20, help="the server's header, body and write time-outs, s")
-    parser.add_argument("--rounds", type=int, default=15, help="measurements before, during and after")
+    parser.add_argument("--rounds", type=int, default=30, help="measurements before, during and after")
     parser.add_argument("--seconds", type=float, default=0.5, help="of a measurement")
     options = parser.parse_args(argv)
     limit = raise_descriptor_limit()
     wake_up_in_time()
     count = min(options.count, (limit - 500) // len(KINDS))
-    cpus = Cpus.choose()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        running(penstock(options.timeouts), Path(directory), cpus.server) as server,
-        affinity(cpus.load),
-    ):
-        before = [p99_ms(server.port, options.seconds, options.rate) for _ in range(options.rounds)]
-        memory_before = server.own_bytes()
-        attacks = {name: Attack(server.port, count, *drops) for name, drops in KINDS.items()}
-        for attack in attacks.values():
-            attack.start()
-            attack.opened.wait()
-        during = [p99_ms(server.port, options.seconds, options.rate) for _ in range(options.rounds)]
-        memory_during = server.own_bytes()
-        for attack in attacks.values():
-            attack.join(options.timeouts * 3 + 30)
-        after = [p99_ms(server.port, options.seconds, options.rate) for _ in range(options.rounds)]
-    print(f"{count} connections of each kind, {options.rate:g} ordinary requests/s, time-outs {options.timeouts:g} s")
-    for name, values in (("before", before), ("during", during), ("after", after)):
-        print(f"  p99 {name:7s} {statistics.median(values):8.3f} ms  ({min(values):.3f}-{max(values):.3f})")
-    print(f"  p99 during / before: {statistics.median(during) / statistics.median(before):.2f}x")
-    grown = memory_during - memory_before
-    print(f"  memory grown: {grown / 2**20:.1f} MiB, {grown / (3 * count):.0f} bytes a connection")
-    left = 0
-    for name, attack in attacks.items():
-        left += count - len(attack.gone)
-        last = max(attack.gone, default=float("nan"))
-        print(f"  {name}: {len(attack.gone)} of {count} gone, the last {last:.1f} s after they had come")
-    return 1 if left else 0
+    ordeal = Ordeal(count, options.rate, options.rounds, options.seconds, options.timeouts)
+    cpus, known = Cpus.choose(), Servers(Peers(ROOT / ".venv-peers"))
+    all_gone = True
+    for name in [options.only] if options.only else SERVERS:
+        server = SERVERS[name](known, options.timeouts)
+        if server.missing:
+            print(f"{name}: left out: {server.missing}")
+            continue
+        try:
+            all_gone &= ordeal.of(server, cpus)
+        except BenchError as error:
+            print(f"hostile: {name}: {error}", file=sys.stderr)
+            return 2
+    return 0 if all_gone else 1
 
 
 if __name__ == "__main__":

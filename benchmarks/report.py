@@ -13,6 +13,18 @@ from works import METRICS, WORKS, Case, Effort, Figures, Work
 
 Rounds = Mapping[int, Figures]
 
+# What Penstock is called in a work: its HTTP server, or its streams.
+OURS = ("penstock", "penstock-stream")
+# The columns of the README's table, and what their server is called in one work or another.
+README_PEERS = {
+    "nginx": ("nginx",),
+    "uvicorn": ("uvicorn",),
+    "granian": ("granian", "granian-wsgi"),
+    "gunicorn": ("gunicorn",),
+    "uvloop": ("uvloop",),
+}
+README_BEGIN, README_END = "<!-- figures: written by `make bench ARGS=--publish` -->", "<!-- end of figures -->"
+
 
 @dataclass
 class Findings:
@@ -51,6 +63,49 @@ def markdown(findings: Findings, plots: Mapping[str, str]) -> str:
         *troubles(findings),
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def readme_figures(findings: Findings) -> str:
+    """The short table: what each work costs on Penstock, and how many times that on its peers."""
+    rows = [
+        readme_row(work, case, findings.results[case.name])
+        for work in map(WORKS.__getitem__, findings.works)
+        for case in work.cases
+        if (found := findings.results.get(case.name, {})) and ours(found) and readme_peers(found)
+    ]
+    origin = findings.provenance
+    taken = (
+        f"Taken on {origin.date} ({origin.cpu}, {origin.python}), commit {origin.commit}. The median of "
+        f"{count(findings.rounds, 'round')}; peers as multiples of Penstock in the same round, so above 1x is dearer "
+        "than Penstock. Every round's spread, latencies, what was promised and what was missed: "
+        "[docs/benchmarks.md](docs/benchmarks.md)."
+    )
+    return table(("", "Penstock", *README_PEERS), rows, right=range(1, len(README_PEERS) + 2)) + f"\n{taken}\n"
+
+
+def readme_row(work: Work, case: Case, rows: Mapping[str, Rounds]) -> tuple[str, ...]:
+    own = rows[ours(rows) or ""]
+    cost = cost_metric(rows)
+    title = work.title if len(work.cases) == 1 else f"{case.name}: {work.title}"
+    found = f"{Spread.of(column(own, cost)).median:,.{METRICS[cost].decimals}f}"
+    there = readme_peers(rows)
+    paired = [ratios(rows[there[peer]], own, cost) if peer in there else [] for peer in README_PEERS]
+    peers = [f"{Spread.of(values).median:.2f}x" if values else "" for values in paired]
+    return (f"{title}: {METRICS[cost].label}", f"**{found}**", *peers)
+
+
+def readme_peers(rows: Mapping[str, Rounds]) -> dict[str, str]:
+    """By column, the server of these rows that belongs there."""
+    return {column: name for column, names in README_PEERS.items() for name in names if name in rows}
+
+
+def with_figures(readme: str, figures: str) -> str:
+    """The README with these figures in their place."""
+    before, begin, rest = readme.partition(README_BEGIN)
+    _, end, after = rest.partition(README_END)
+    if not (begin and end):
+        raise ValueError(f"README.md: expected {README_BEGIN!r} and {README_END!r} around the figures; put them back")
+    return f"{before}{begin}\n\n{figures}\n{end}{after}"
 
 
 METHOD = """\
@@ -119,7 +174,7 @@ def work_section(work: Work, results: Results, plot: str | None) -> str:
 def case_table(work: Work, case: Case, rows: Mapping[str, Rounds]) -> str:
     """Servers by what they cost, cheapest first."""
     metrics = [name for name in METRICS if any(name in figures for figures in first_figures(rows))]
-    cost = next(name for name in metrics if METRICS[name].is_cost)
+    cost = cost_metric(rows)
     by_cost = sorted(rows, key=lambda server: Spread.of(column(rows[server], cost)).median)
     head = (case.name, *(METRICS[name].label for name in metrics), "against penstock")
     body = [server_row(server, metrics, cost, rows) for server in by_cost]
@@ -128,9 +183,21 @@ def case_table(work: Work, case: Case, rows: Mapping[str, Rounds]) -> str:
 
 def server_row(server: str, metrics: list[str], cost: str, rows: Mapping[str, Rounds]) -> tuple[str, ...]:
     cells = [spread_text(Spread.of(column(rows[server], name)), METRICS[name].decimals, False) for name in metrics]
-    paired = ratios(rows[server], rows.get("penstock", {}), cost)
+    own = ours(rows)
+    paired = ratios(rows[server], rows[own], cost) if own else []
     ratio = spread_text(Spread.of(paired), 2, True) if paired else "-"
-    return (f"**{server}**" if server == "penstock" else server, *cells, ratio)
+    return (f"**{server}**" if server == own else server, *cells, ratio)
+
+
+def ours(rows: Mapping[str, Rounds]) -> str | None:
+    return next((name for name in OURS if name in rows), None)
+
+
+def cost_metric(rows: Mapping[str, Rounds]) -> str:
+    """What servers are compared by: the first of METRICS that is a cost and was measured."""
+    return next(
+        name for name, metric in METRICS.items() if metric.is_cost and any(name in f for f in first_figures(rows))
+    )
 
 
 def first_figures(rows: Mapping[str, Rounds]) -> Iterable[Figures]:

@@ -170,6 +170,35 @@ def test_the_report_shows_ratios_verdicts_and_what_is_missing():
     assert "post: penstock failed: no answer" in text
 
 
+def test_the_short_table_has_what_was_measured_and_takes_its_place_in_the_readme():
+    found = findings()
+    for number in range(2):
+        found.add("framed", "penstock-stream", number, {"frame_us": 0.5})
+        found.add("framed", "uvloop", number, {"frame_us": 0.75})
+        found.add("log", "penstock", number, {"cost_us": 7.0})
+    found.works += ["framed", "log"]
+    figures = report.readme_figures(found)
+    assert (
+        "GET of 13 bytes, closed loop over 64 connections: server CPU per request, us | **7.00** | 0.73x |" in figures
+    )
+    assert "server CPU per frame, us | **0.500** |  |  |  |  | 1.50x |" in figures
+    assert "access log" not in figures, "what has no peer is no comparison"
+    assert "posted" not in figures, "a work that failed is no row"
+    readme = f"before\n{report.README_BEGIN}\nold\n{report.README_END}\nafter\n"
+    replaced = report.with_figures(readme, figures)
+    assert replaced == f"before\n{report.README_BEGIN}\n\n{figures}\n{report.README_END}\nafter\n"
+    assert report.with_figures(replaced, figures) == replaced
+    with pytest.raises(ValueError, match=r"README\.md: expected .* around the figures"):
+        report.with_figures("nothing there", figures)
+
+
+def test_what_is_published_is_whole(capsys: pytest.CaptureFixture[str]):
+    bench = pytest.importorskip("bench", reason="needs benchmarks/requirements.txt")
+    with pytest.raises(SystemExit):
+        bench.parse(["--publish", "--work", "http"])
+    assert "--publish writes all works and servers: leave out" in capsys.readouterr().err
+
+
 def test_every_measured_work_has_a_plot_and_the_same_figures_give_the_same_file(tmp_path: Path):
     plots = pytest.importorskip("plots", reason="needs benchmarks/requirements.txt")
     drawn = [plots.draw_all(findings(), tmp_path / name) for name in ("first", "second")]
