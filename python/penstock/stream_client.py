@@ -97,6 +97,8 @@ class TCPClient:
         self._server: _core.StreamServer | None = None
         self._address = ""
         self._is_closing = False
+        # Attempts in a row that came to nothing, the wait before the last one, and since when that one has held.
+        self._failed, self._waited_s, self._connected_s = 0, 0.0, 0.0
         self._keeping: asyncio.Task[None] | None = None
         self._pumping: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -240,21 +242,40 @@ class TCPClient:
         return self._on_close(connection, reason) if self._on_close is not None else None
 
     async def _connect_again(self) -> None:
+        """A server that lets everybody in and closes at once is not asked ten times a second for ever: a connection
+        that did not last longer than the wait before it counts as one more attempt."""
         assert self._reconnect is not None
-        for attempt in itertools.count():
-            await asyncio.sleep(self._reconnect.delay_s(attempt))
+        if asyncio.get_running_loop().time() - self._connected_s > self._waited_s:
+            self._failed = 0
+        while True:
+            self._waited_s = self._reconnect.delay_s(self._failed)
+            self._failed += 1
+            await asyncio.sleep(self._waited_s)
             try:
                 await self._connect()
+                return
             except ConnectFailed as error:
                 logs.error_logger.warning("%s; trying again", error)
-            else:
+            except Exception as error:
+                # Of `on_connect`: as an error of any handler, it costs its connection.
+                self._report(error)
+                if self.is_connected:
+                    self._connection.abort()
                 return
+
+    def _report(self, error: Exception) -> None:
+        on_error = self._handlers.handlers["on_error"]
+        if on_error is None:
+            logs.error_logger.error("Exception in on_connect", exc_info=error)
+        else:
+            on_error(self.connection, error)
 
     async def _connect(self) -> None:
         assert self._server is not None
         sock = await connect(self._address, self._timeout_s, self._options)
         try:
             self.connection = self._server.adopt(sock.fileno())
+            self._connected_s = asyncio.get_running_loop().time()
         finally:
             sock.close()
         self._changed.set()

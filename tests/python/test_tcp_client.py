@@ -159,6 +159,59 @@ def test_waits_between_attempts_double_with_jitter_up_to_a_bound():
         Reconnect(first_s=2, most_s=1)
 
 
+def test_a_server_that_closes_at_once_is_asked_ever_more_seldom(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+
+    def delay_s(self: Reconnect, attempt: int) -> float:
+        asked.append(attempt)
+        # A machine that is busy for longer than that lets it begin anew.
+        return 3600.0 if attempt == 3 else 0.1
+
+    monkeypatch.setattr(Reconnect, "delay_s", delay_s)
+
+    async def main() -> None:
+        server = TCPServer(echo, on_connect=lambda connection: connection.close())
+        async with server, TCPClient(reconnect=SOON) as client:
+            await started(server)
+            await client.start(address_of(server))
+            await until(lambda: 3 in asked)
+
+    run(main)
+    assert asked[-4:] == [0, 1, 2, 3]
+
+
+def test_an_error_of_on_connect_costs_the_connection_and_not_the_client():
+    told: list[str] = []
+    connected: list[Connection] = []
+
+    async def on_connect(connection: Connection) -> None:
+        connected.append(connection)
+        if len(connected) == 2:
+            raise ValueError("not this one")
+
+    async def main() -> None:
+        client = TCPClient(
+            protocol=Line(),
+            reconnect=SOON,
+            on_connect=on_connect,
+            on_error=lambda connection, error: told.append(str(error)),
+        )
+        accepted: list[Connection] = []
+        async with TCPServer(echo, protocol=Line(), on_connect=accepted.append) as server, client:
+            await started(server)
+            await client.start(address_of(server))
+            await until(lambda: accepted)
+            client.send(b"first")
+            assert await client.receive() == b"first"
+            accepted[0].abort()
+            await until(lambda: len(connected) == 3)
+            client.send(b"third")
+            assert await client.receive() == b"third"
+
+    run(main)
+    assert told == ["not this one"]
+
+
 def test_what_cannot_be_sent_is_reported_never_dropped():
     unsent: list[list[bytes]] = []
 
