@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -46,6 +48,38 @@ async def hostile(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"65536")]})
         return await send({"type": "http.response.body", "body": LARGE})
     return await asgi(scope, receive, send)
+
+
+def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "13")])
+    return [BODY]
+
+
+# Of the application that workers are tried out with.
+START_S = float(os.environ.get("START_S", "0"))
+EVENT_EVERY_S = 1.0
+
+
+async def slow_start(scope: Scope, receive: Receive, send: Send) -> None:
+    """Take START_S to start. Greet, except at /events, an endless stream, and at /pid: which process answers."""
+    if scope["type"] == "lifespan":
+        # As imports and migrations do: it keeps the thread.
+        time.sleep(START_S)
+        return await lifespan(receive, send)
+    if scope["path"] == "/events":
+        return await events(send)
+    if scope["path"] == "/pid":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        return await send({"type": "http.response.body", "body": b"%d" % os.getpid()})
+    return await asgi(scope, receive, send)
+
+
+async def events(send: Send) -> None:
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    while True:
+        await send({"type": "http.response.body", "body": b"data: tick\n\n", "more_body": True})
+        await asyncio.sleep(EVENT_EVERY_S)
 
 
 async def rsgi(scope: Any, protocol: Any) -> None:

@@ -13,7 +13,17 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "requirements-peers.txt"
-DISTRIBUTIONS = ("uvicorn", "uvloop", "httptools", "granian", "socketify", "starlette", "fastapi", "pydantic")
+DISTRIBUTIONS = (
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "granian",
+    "gunicorn",
+    "socketify",
+    "starlette",
+    "fastapi",
+    "pydantic",
+)
 
 # Asked of the peers' interpreter, which may be another version than ours.
 VERSIONS_CODE = """

@@ -5,6 +5,7 @@ All run one worker, log nothing, and keep idle connections for ten minutes: what
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -17,17 +18,24 @@ from peers import Peers
 
 HERE = Path(__file__).resolve().parent
 KEEP_ALIVE_S = 600
+# What the works about files ask for: name and bytes.
+FILES = {"1k": 1 << 10, "100k": 100 << 10, "100m": 100 << 20}
 # More than any work opens; the servers' own defaults would refuse the idle work.
 MOST_CONNECTIONS = 19_000
 
 NGINX_CONF = """\
-daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.err crit;
+{user}daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.err crit;
 events {{ worker_connections {most_connections}; }}
 http {{
   access_log off; keepalive_requests 100000000; keepalive_timeout {keep_alive_s}s; default_type text/plain;
+  sendfile on; tcp_nopush on; open_file_cache max=1000 inactive=60s;
   client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
-  server {{ listen 127.0.0.1:{port}; location = / {{ return 200 "Hello, World!"; }} }}
+  server {{
+    listen 127.0.0.1:{port};
+    location = / {{ return 200 "Hello, World!"; }}
+    location /files/ {{ root {directory}; }}
+  }}
 }}
 """
 
@@ -63,10 +71,13 @@ class Servers:
         """The server called `name`, to run `app` (module:attribute) where it runs applications."""
         make = {
             "penstock": self._penstock,
+            "penstock-logged": self._penstock_logged,
             "nginx": self._nginx,
             "uvicorn": self._uvicorn,
             "granian": self._granian_asgi,
             "granian-rsgi": self._granian_rsgi,
+            "granian-wsgi": self._granian_wsgi,
+            "gunicorn": self._gunicorn,
             "socketify": self._socketify,
             "penstock-stream": self._penstock_stream,
             "uvloop": self._uvloop,
@@ -82,10 +93,23 @@ class Servers:
         return dict(sorted(found.items()))
 
     def _penstock(self, name: str, app: str) -> Server:
+        def options(directory: Path) -> list[str]:
+            files = [f"--static=/files={make_files(directory)}"] if app == "files" else []
+            return [*files, "--no-access-log", "apps:asgi" if app == "files" else app]
+
+        return self.penstock(name, options, self._frameworks_of_peers(app))
+
+    def _penstock_logged(self, name: str, app: str) -> Server:
+        return self.penstock(name, lambda directory: ["--access-logfile", str(directory / "access.log"), app])
+
+    def penstock(
+        self, name: str, options: Callable[[Path], list[str]], environment: dict[str, str] | None = None
+    ) -> Server:
+        """Penstock with options of one's own, which may name files in the server's directory."""
+
         def launch(port: int, directory: Path) -> Launch:
-            options = ["--port", str(port), "--no-access-log", "--timeout-keep-alive", str(KEEP_ALIVE_S)]
-            argv = [str(self.penstock_command), "serve", "--app-dir", str(HERE), *options, app]
-            return Launch(argv, self._frameworks_of_peers(app))
+            common = ["--app-dir", str(HERE), "--port", str(port), "--timeout-keep-alive", str(KEEP_ALIVE_S)]
+            return Launch([str(self.penstock_command), "serve", *common, *options(directory)], environment or {})
 
         missing = None if self.penstock_command.exists() else f"no {self.penstock_command}: run make build"
         return Server(name, launch, missing)
@@ -97,9 +121,15 @@ class Servers:
     def _nginx(self, name: str, app: str) -> Server:
         def launch(port: int, directory: Path) -> Launch:
             configuration = directory / "nginx.conf"
+            make_files(directory)
             configuration.write_text(
                 NGINX_CONF.format(
-                    directory=directory, port=port, most_connections=MOST_CONNECTIONS, keep_alive_s=KEEP_ALIVE_S
+                    # Else its workers would be somebody who cannot enter our directories.
+                    user="user root;\n" if os.geteuid() == 0 else "",
+                    directory=directory,
+                    port=port,
+                    most_connections=MOST_CONNECTIONS,
+                    keep_alive_s=KEEP_ALIVE_S,
                 )
             )
             return Launch([str(self.nginx_command), "-c", str(configuration), "-e", str(directory / "nginx.err")])
@@ -120,6 +150,14 @@ class Servers:
         options = ["--interface", interface, "--working-dir", str(HERE), "--no-access-log", "--log-level", "error"]
         options += ["--backpressure", str(MOST_CONNECTIONS)]
         return self._peer(name, "granian", lambda port: [*options, "--port", str(port), app])
+
+    def _granian_wsgi(self, name: str, app: str) -> Server:
+        return self._granian(name, "wsgi", app)
+
+    def _gunicorn(self, name: str, app: str) -> Server:
+        options = ["--chdir", str(HERE), "--worker-class", "gthread", "--threads", "4", "--log-level", "critical"]
+        options += ["--keep-alive", str(KEEP_ALIVE_S)]
+        return self._peer(name, "gunicorn", lambda port: [*options, "--bind", f"127.0.0.1:{port}", app])
 
     def _socketify(self, name: str, app: str) -> Server:
         def launch(port: int, directory: Path) -> Launch:
@@ -147,3 +185,13 @@ class Servers:
             return Launch([str(path), *arguments(port)])
 
         return Server(name, launch, None if path.exists() else f"{command} is not installed")
+
+
+def make_files(directory: Path) -> Path:
+    """A directory with `FILES` for a server that serves files."""
+    files = directory / "files"
+    files.mkdir(exist_ok=True)
+    for name, size in FILES.items():
+        with (files / name).open("wb") as file:
+            file.truncate(size)
+    return files

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from load import CONNECTIONS, Target, http_load
 from measure import BenchError, Running
+from servers import FILES
 from stream_load import Audience, framed_echo
 
 Figures = dict[str, float]
@@ -31,6 +32,7 @@ METRICS = {
     "cost_us": Metric("server CPU per request, us", 2, is_cost=True),
     "frame_us": Metric("server CPU per frame, us", 3, is_cost=True),
     "delivery_us": Metric("server CPU per delivery, us", 3, is_cost=True),
+    "gib_ms": Metric("server CPU per GiB, ms", 1, is_cost=True),
     "bytes_per_connection": Metric("user bytes per connection", 0, is_cost=True),
     "fast_p99_ms": Metric("p99 of the fast, ms", 1, is_cost=True),
     "rate": Metric("answers/s", 0),
@@ -64,6 +66,7 @@ class Case:
 
     name: str
     rate: float | None = None
+    path: str = "/"
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,22 @@ def measure_load(server: Running, targets: list[Target], rate: float | None, eff
 
 
 def measure_get(server: Running, case: Case, effort: Effort) -> Figures:
-    return measure_load(server, [Target("/")], case.rate, effort)
+    return measure_load(server, [Target(case.path)], case.rate, effort)
+
+
+# Few enough for each to be answered several times in a measurement.
+LARGE_CONNECTIONS = 4
+
+
+def measure_large(server: Running, case: Case, effort: Effort) -> Figures:
+    """A large file, over and over: CPU time for the bytes of whole answers."""
+    targets = [Target(case.path)]
+    http_load(server.port, targets, seconds=effort.warm_up_s, connections=LARGE_CONNECTIONS)
+    before_s = server.cpu_seconds()
+    load = http_load(server.port, targets, seconds=effort.seconds, connections=LARGE_CONNECTIONS)
+    spent_s = server.cpu_seconds() - before_s
+    gib = load.answers * FILES[case.path.rpartition("/")[2]] / 2**30
+    return {"gib_ms": spent_s / gib * 1e3, "rate": load.rate}
 
 
 def measure_post(server: Running, case: Case, effort: Effort) -> Figures:
@@ -254,6 +272,39 @@ WORKS = {
             ASGI_SERVERS,
             measure_get,
             (Case("fastapi"),),
+        ),
+        Work(
+            "wsgi",
+            "GET of 13 bytes from a WSGI application",
+            "apps:wsgi",
+            ("penstock", "granian-wsgi", "gunicorn"),
+            measure_get,
+            (Case("wsgi"),),
+        ),
+        Work(
+            "log",
+            "GET of 13 bytes, with an access log in a file and without one",
+            "apps:asgi",
+            ("penstock", "penstock-logged"),
+            measure_get,
+            (Case("log"),),
+        ),
+        Work(
+            "static",
+            "GET of a file",
+            "files",
+            ("penstock", "nginx"),
+            measure_get,
+            (Case("static 1 KiB", path="/files/1k"), Case("static 100 KiB", path="/files/100k")),
+        ),
+        Work(
+            "large",
+            "GET of a file of 100 MiB over 4 connections",
+            "files",
+            ("penstock", "nginx"),
+            measure_large,
+            (Case("large", path="/files/100m"),),
+            plotted=("gib_ms",),
         ),
         Work(
             "idle",

@@ -90,6 +90,33 @@ def make_file(path: Path, size: int) -> bytes:
 # ---------------------------------------------------------------- files by path
 
 
+def test_what_a_framework_calls_a_file_s_response_is_sent_by_the_kernel(serve: Serve, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 1000
+    (tmp_path / "file.bin").write_bytes(content)
+    server = serve(
+        """
+        import pathlib
+        from fastapi import FastAPI
+        from fastapi.responses import FileResponse
+
+        api = FastAPI()
+
+        @api.get("/file")
+        async def file():
+            return FileResponse(pathlib.Path(__file__).with_name("file.bin"), filename="file.bin")
+
+        async def app(scope, receive, send):
+            async def tell(message):
+                print("sends", message["type"], flush=True)
+                await send(message)
+            await api(scope, receive, tell)
+        """
+    )
+    assert httpx.get(f"{server.address}/file", trust_env=False).content == content
+    server.wait_for_log("sends http.response.pathsend")
+    assert "sends http.response.body" not in server.log
+
+
 @pytest.mark.parametrize("size", [0, 1, 16 * 1024, 16 * 1024 + 1, 3_000_001])
 def test_a_path_is_sent_whole_with_its_length(serve: Serve, tmp_path: Path, size: int):
     server = serve(SCRIPTED_APP)

@@ -17,7 +17,7 @@ import peers
 import provenance
 import report
 from bars import BARS, Bar, Spread, Verdict, ratios
-from servers import Launch, Server
+from servers import Launch, Server, Servers
 from works import METRICS, WORKS, Effort, measure_fairness, measure_get, measure_idle, measure_post
 
 EFFORT = Effort(seconds=0.2, warm_up_s=0.05, idle_connections=60, settle_s=0.01)
@@ -207,6 +207,17 @@ def test_a_server_is_measured_and_gone_afterwards(tmp_path: Path):
     assert fair["slow_rate"] > 0
     assert all(name in METRICS for figures in (hello, posted, idle, fair) for name in figures)
     assert not Path(f"/proc/{server.pid}").exists()
+
+
+@pytest.mark.parametrize("name", ["wsgi", "log", "static", "large"])
+def test_penstock_does_what_a_work_asks_of_it(tmp_path: Path, name: str):
+    work, servers = WORKS[name], Servers(peers.Peers(tmp_path / "none"))
+    for each in (each for each in work.servers if each.startswith("penstock")):
+        with measure.running(servers.get(each, work.app), tmp_path / each, cpu=None) as server:
+            for case in work.cases:
+                figures = work.measure(server, case, EFFORT)
+                assert next(iter(figures.values())) > 0, figures
+                assert set(figures) <= set(METRICS)
 
 
 def test_answers_that_fail_fail_the_measurement(tmp_path: Path):

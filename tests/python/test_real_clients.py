@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import flask_swagger_ui
 import httpx
 import programs
 import pytest
@@ -362,6 +363,55 @@ def test_a_browser_sends_a_form_with_a_file(server: Server, browser: Browser, la
     assert seen["method"] == "POST"
     assert seen["headers"]["content-type"].startswith("multipart/form-data; boundary=")
     assert len(LARGE) < seen["bytes"] < len(LARGE) + 2000
+
+
+FASTAPI_APP = """
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from pydantic import BaseModel
+
+app = FastAPI(docs_url=None)
+
+
+class Item(BaseModel):
+    name: str = "lamp"
+    price: float = 9.5
+
+
+@app.put("/items/{number}")
+async def put_item(number: int, item: Item) -> dict[str, str]:
+    return {"stored": f"{number} {item.name} {item.price}"}
+
+
+@app.get("/docs", include_in_schema=False)
+async def docs():
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="items",
+        swagger_js_url="/ui/swagger-ui-bundle.js",
+        swagger_css_url="/ui/swagger-ui.css",
+        swagger_favicon_url="/ui/favicon-32x32.png",
+        swagger_ui_parameters={"tryItOutEnabled": True, "docExpansion": "full"},
+    )
+"""
+
+
+def test_fastapi_s_page_of_docs_works_in_a_browser(serve: Callable[..., Server], browser: Browser):
+    """Its own files from --static; what is tried out there is asked of the application, and its answer is shown."""
+    files = Path(flask_swagger_ui.__file__).with_name("dist")
+    server = serve(FASTAPI_APP, "--static", f"/ui={files}")
+    browser.open(f"{server.address}/docs")
+    assert browser.wait_for(browser.title, "items") == "items"
+    browser.act("tr[data-param-name=number] input", "value", {"text": "17"})
+    browser.act("button.execute", "click")
+    answer = browser.patiently(
+        lambda: browser.command(
+            "GET", f"{browser.element('.live-responses-table .response-col_description .microlight')}/text"
+        )
+    )
+    assert '"stored": "17 lamp 9.5"' in answer
+    server.wait_for_log('"GET /ui/swagger-ui.css HTTP/1.1" 200')
+    server.wait_for_log('"PUT /items/17 HTTP/1.1" 200')
 
 
 # ---- proxies in front ------------------------------------------------------------------------------------------------

@@ -57,6 +57,12 @@ async def app(scope, receive, send):
     if path == "/slow":
         print("slow begins", flush=True)
         await asyncio.sleep(0.4)
+    if path == "/endless":
+        print("endless begins", flush=True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            print("endless ends", flush=True)
     if path in ("/events", "/answer"):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         if path == "/answer":
@@ -262,6 +268,21 @@ def _read_until(connection: socket.socket, end: bytes) -> bytes:
     return received
 
 
+def test_a_reload_waits_no_longer_than_it_may_for_what_does_not_end(serve: Serve) -> None:
+    server = serve(APP, "--workers", "1", "--timeout-graceful-shutdown", "0.5")
+    (former,) = children(server)
+    with server.connect() as connection:
+        connection.sendall(get("/endless"))
+        server.wait_for_log("endless begins")
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: pid_that_answers(server) != former)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 500")
+    server.wait_for_log("Cancelling 1 requests")
+    server.wait_for_log("endless ends")
+    wait_until(lambda: not is_alive(former))
+
+
 def test_an_idle_connection_has_one_more_answer_after_a_reload(serve: Serve) -> None:
     server = serve(APP, "--workers", "1", "--no-access-log")
     (former,) = children(server)
@@ -328,6 +349,21 @@ def test_a_worker_that_is_killed_loses_what_it_held_alone_and_is_replaced(serve:
     wait_until(lambda: len(children(server)) == 2 and victim not in children(server))
     server.wait_for_log(f"Worker [{victim}] was killed by SIGKILL")
     assert pid_that_answers(server) != victim
+
+
+def cpu_s(pid: int) -> float:
+    return time.clock_gettime((~pid << 3) | 2)  # clock_getcpuclockid(3)
+
+
+def test_a_supervisor_that_has_replaced_a_worker_rests(serve: Serve) -> None:
+    server = serve(APP, "--workers", "1")
+    (victim,) = children(server)
+    os.kill(victim, signal.SIGKILL)
+    wait_for_others(server, {victim})
+    wait_until(lambda: server.log.count("Application startup complete") == 2)
+    before, until = cpu_s(server.process.pid), time.monotonic() + 1.0
+    wait_until(lambda: time.monotonic() > until)
+    assert cpu_s(server.process.pid) - before < 0.15
 
 
 def test_workers_leave_when_their_supervisor_is_killed_even_a_stuck_one(serve: Serve) -> None:
@@ -603,6 +639,18 @@ def test_a_new_supervisor_takes_over_under_load_and_no_request_is_lost(
     server.wait()
     assert not pid_file.exists()
     assert not control.exists()
+
+
+def test_a_call_for_a_new_supervisor_that_comes_early_is_heeded_once_there_is_one(serve: Serve, tmp_path: Path) -> None:
+    pid_file = tmp_path / "server.pid"
+    server = serve(APP, "--workers", "1", "--pid", str(pid_file), env={"START_S": "0.5"}, ready=False)
+    server.wait_for_log("Started supervisor process")
+    server.signal(signal.SIGUSR2)
+    successor = supervisor_that_takes_over(server)
+    assert server.process.wait(TIMEOUT_S) == 0
+    assert int(pid_file.read_text()) == successor
+    os.kill(successor, signal.SIGTERM)
+    server.wait()
 
 
 def test_a_unix_socket_goes_to_the_new_supervisor_with_its_file(serve: Serve, control: Path) -> None:

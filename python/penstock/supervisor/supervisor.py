@@ -77,7 +77,7 @@ class Supervisor:
         self._inheritance: Inheritance | None = None
         self._life_told_s = 0.0
         self._has_started = False
-        self._reload_again = self._is_telling_reload = False
+        self._reload_again = self._is_telling_reload = self._upgrade_when_started = False
         self._error: PenstockError | None = None
         self._control: ControlSocket | None = None
         self._metrics: SupervisedMetrics | None = None
@@ -249,8 +249,11 @@ class Supervisor:
 
     def upgrade(self) -> None:
         """Have a new supervisor take over, with the listeners."""
-        if self._stops or self._successor is not None or not self._has_started:
-            logs.error_logger.warning("Not starting another supervisor while this one starts, stops or is replaced")
+        if self._stops or self._successor is not None:
+            logs.error_logger.warning("Not starting another supervisor while this one stops or is replaced")
+            return
+        if not self._has_started:
+            self._upgrade_when_started = True
             return
         self._successor = Successor(self._seats.all)
         self._selector.register(self._successor.news, selectors.EVENT_READ, self._hear_successor)
@@ -363,6 +366,7 @@ class Supervisor:
             assert isinstance(process, Process)
             self._retire(process)
         if now_s >= self._start_not_before_s:
+            self._start_not_before_s = 0.0  # What is past is nothing to wake up for.
             for _ in range(steps.start):
                 self._start(now_s)
         self._tell_progress(is_whole=steps.start == 0)
@@ -378,6 +382,8 @@ class Supervisor:
                 self._take_names()
                 self._inheritance.tell_ready()
             systemd.ready()
+            if self._upgrade_when_started:
+                self.upgrade()
         if self._reload_again and not self._is_reloading:
             self._reload_again = False
             self.reload()
@@ -391,7 +397,7 @@ class Supervisor:
         """How long nothing can be to do."""
         look_at_s = min(self._look_at_s, self._life_told_s + (systemd.watchdog_interval_s() or math.inf) / 2)
         until = [look_at_s, *(process.kill_at_s for process in self.processes if process.kill_at_s)]
-        if self._start_not_before_s:
+        if self._start_not_before_s and not self._stops:
             until.append(self._start_not_before_s)
         return max(0.0, min(until) - time.monotonic())
 
