@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -462,7 +462,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: Handler, path: str | None = None, **options: Any) -> AsyncIterator[asyncio.Server]:
+async def serving(handler: Handler, path: str | None = None, **options: Any) -> AsyncGenerator[asyncio.Server]:
     """A server whose connections are all closed when it ends.
 
     One that is left behind would be found by the garbage collector, in whichever test runs then.
