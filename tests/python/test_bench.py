@@ -238,9 +238,7 @@ def test_a_server_is_measured_and_gone_afterwards(tmp_path: Path):
     assert not Path(f"/proc/{server.pid}").exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["wsgi", "log", "static", "large", "udp", "stream", "framed", "broadcast"]
-)
+@pytest.mark.parametrize("name", ["wsgi", "log", "static", "large", "udp", "stream", "framed", "broadcast"])
 def test_penstock_does_what_a_work_asks_of_it(tmp_path: Path, name: str):
     work, servers = WORKS[name], Servers(peers.Peers(tmp_path / "none"))
     for each in (each for each in work.servers if each.startswith("penstock")):

@@ -188,7 +188,7 @@ fn settings_of(
         None => None,
         Some(given) => {
             let (interval, timeout, ping, pong): (f64, f64, Option<Vec<u8>>, Option<Vec<u8>>) = given.extract()?;
-            let (ping, pong): (Option<Arc<[u8]>>, Option<Arc<[u8]>>) = (ping.map(Into::into), pong.map(Into::into));
+            let (ping, pong) = (ping.map(Arc::<[u8]>::from), pong.map(Arc::<[u8]>::from));
             let beats = match (&ping, pong) {
                 (Some(ping), Some(pong)) => Some(Beats::new(framing, ping.clone(), pong).ok_or_else(|| {
                     PyValueError::new_err("heartbeat: expected ping and pong to be one whole frame each, of a protocol that Penstock cuts itself")
