@@ -3,6 +3,9 @@
 Two servers of one build, one with `--metrics-bind` and one without, take turns on one processor, the load on another.
 Tells the server's CPU time per request, on against off, in a closed loop and at a fixed rate; then the p99 at that
 rate while nobody scrapes and while somebody does a hundred times a second. Ratios are paired round by round.
+
+On a machine that is not quiet those say little. `--only instructions` counts instead: the instructions outside the
+kernel for a request, by valgrind's callgrind, which nothing else on the machine can change.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -62,6 +66,50 @@ def scrape(port: int, per_s: float) -> None:
         time.sleep(max(0.0, due - time.monotonic()))
 
 
+def instructions(extra: Sequence[str], connections: int, rounds: int) -> float:
+    """For a request: what a long run has more of than a short one, so that starting and stopping are none of it."""
+    short, long = (_instructions_of(extra, connections, each) for each in (rounds // 10, rounds))
+    return (long - short) / ((rounds - rounds // 10) * connections)
+
+
+def _instructions_of(extra: Sequence[str], connections: int, rounds: int) -> int:
+    """Of a server's whole life, in which each connection has so many requests, one after the other."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        told = Path(directory, "callgrind")
+        callgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={told}", sys.executable, "-m"]
+        launch = penstock("counted", ["--lifespan", "off", *extra]).launch(port, Path(directory))
+        server = subprocess.Popen(
+            [*callgrind, "penstock", *launch.argv[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            with contextlib.ExitStack() as stack:
+                open_all = [stack.enter_context(_connected(port)) for _ in range(connections)]
+                for _ in range(rounds):
+                    for each in open_all:
+                        each.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                    for each in open_all:
+                        each.recv(4096)
+        finally:
+            server.terminate()
+            server.wait()
+        found = re.search(r"^(?:summary|totals): (\d+)", told.read_text(), re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
+
+def _connected(port: int) -> socket.socket:
+    """Once the server listens: valgrind takes its time."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port))
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
 @contextlib.contextmanager
 def scraping(port: int, cpu: int) -> Generator[None]:
     with affinity(cpu):
@@ -105,11 +153,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--rate", type=float, default=10_000, help="requests a second, where it is fixed")
     parser.add_argument("--workers", type=int, help="with so many workers under a supervisor")
-    parser.add_argument("--only", choices=["closed", "rate", "scrapes"])
+    parser.add_argument("--only", choices=["closed", "rate", "scrapes", "instructions"])
     parser.add_argument("--scrape", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.scrape:
         scrape(options.scrape, SCRAPES_PER_S)
+    if options.only == "instructions":
+        for connections, rounds in ((1, 2000), (64, 60)):
+            off, on = (instructions(extra, connections, rounds) for extra in ([], ["--metrics-bind", "0"]))
+            print(f"instructions a request, {connections} connections: {off:.0f} -> {on:.0f}  {on / off - 1:+.1%}")
+        return 0
     cpus, shown_at = Cpus.choose(), free_port()
     workers = [] if options.workers is None else ["--workers", str(options.workers)]
     with (
