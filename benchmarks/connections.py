@@ -62,12 +62,13 @@ def main(argv: list[str]) -> int:
     take.add_argument("--protocol", choices=PROTOCOLS, default="tcp")
     take.add_argument("--hold", type=float, default=60.0)
     take.add_argument("--heartbeat", type=float, default=30.0)
+    take.add_argument("--note", default="", help="what readers must know of this run")
     take.add_argument("--profile", action="store_true", help="where the time of the heartbeats goes, by perf")
     commands.add_parser("all", help="take every run that this machine can hold, and report")
     commands.add_parser("report", help="write the page of the runs that are kept")
     given = parser.parse_args(argv)
     if given.command == "take":
-        return keep(given.target, given.protocol, given.hold, given.heartbeat, profiled=given.profile)
+        return keep(given.target, given.protocol, given.hold, given.heartbeat, given.note, profiled=given.profile)
     if given.command == "all":
         for protocol in PROTOCOLS:
             for target in TARGETS:
@@ -77,7 +78,9 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def keep(target: int, protocol: str, hold_s: float, heartbeat_s: float, *, profiled: bool = False) -> int:
+def keep(
+    target: int, protocol: str, hold_s: float, heartbeat_s: float, note: str = "", *, profiled: bool = False
+) -> int:
     command = ["bench", "connections", "--target", str(target), "--protocol", protocol, "--hold", f"{hold_s:g}"]
     command += ["--heartbeat", f"{heartbeat_s:g}", "--json"]
     if protocol == "tcp":
@@ -90,7 +93,7 @@ def keep(target: int, protocol: str, hold_s: float, heartbeat_s: float, *, profi
         return status
     KEPT.mkdir(parents=True, exist_ok=True)
     path = KEPT / f"{protocol}-{target}-{hold_s:g}s.json"
-    kept = {"provenance": origin, "found": json.loads(told), "profile": profile}
+    kept = {"provenance": origin, "found": json.loads(told), "profile": profile, "note": note}
     path.write_text(json.dumps(kept, indent=1) + "\n")
     print(f"kept {path.relative_to(ROOT)}")
     return status
@@ -191,6 +194,9 @@ def lines(runs: list[Run]) -> Iterator[str]:
             yield f"## {NAMES[protocol][0].upper()}{NAMES[protocol][1:]}\n"
             yield table(("connections", *FIGURES), ([many(target_of(run)), *figures(run)] for run in of_it), range(11))
             yield MEANING[protocol]
+    if noted := [f"- {name_of(run)}: {run['note']}" for run in runs if run.get("note")]:
+        yield "## What to know of these runs\n"
+        yield "\n".join(noted) + "\n"
     yield "## In pictures\n"
     yield "![Connections opened over time](performance-connections/opening.svg)\n"
     yield "![Bytes for each connection](performance-connections/memory.svg)\n"
