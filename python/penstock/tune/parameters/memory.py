@@ -138,7 +138,7 @@ the 2.""",
             place=MEMORY,
             by=By.HAND,
             want=_memory,
-            formula="sockets x (4,280 B + what each has buffered + 300 B) + TIME_WAIT + workers x 40 MiB",
+            formula="sockets x (5,130 B + what each has buffered + 300 B) + TIME_WAIT + workers x 40 MiB",
             reason="What the goal takes in all: the machine's memory, or the lowest limit of the cgroups that this "
             "process is in.",
             cost="It is the cost.",
