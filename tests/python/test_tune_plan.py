@@ -88,7 +88,7 @@ def test_too_little_memory_is_told_with_its_sum(tmp_path: Path):
     small = advice(survey(machine_tree(tmp_path)), "memory", connections=1_000_000)
     assert small.verdict is Verdict.NEEDED
     assert report.shown(small, small.now) == "8.0 GiB"
-    assert "4.0 GiB + 3.8 GiB" in small.want.arithmetic
+    assert "4.8 GiB + 3.8 GiB" in small.want.arithmetic
     assert small.place == MEMORY
 
 
