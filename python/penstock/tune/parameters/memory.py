@@ -118,7 +118,7 @@ GROUP = Group(
     title="Memory",
     teaches="""\
 A socket at rest takes the kernel over 4 KB, nearly all of it structures; its buffers are empty and take nothing. So
-a million connections at rest are 4 GiB before a byte is sent, and what is sent comes on top: `net.ipv4.tcp_mem`
+a million connections at rest are nearly 5 GiB before a byte is sent, and what is sent comes on top: `net.ipv4.tcp_mem`
 bounds the buffers of all connections together, **in pages, not bytes**, and `tcp_rmem` and `tcp_wmem` those of one.
 
 Beyond tcp_mem's second number the kernel is under pressure: windows shrink, and everybody is slow. Beyond the third
