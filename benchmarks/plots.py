@@ -36,7 +36,8 @@ def draw_all(findings: Findings, directory: Path) -> dict[str, Path]:
     drawn: dict[str, Path] = {}
     for name in findings.works:
         if any(case.name in findings.results for case in WORKS[name].cases):
-            drawn[name] = directory / f"{name}.svg"
+            # A link in Markdown ends at a space.
+            drawn[name] = directory / (name.replace(" ", "-") + ".svg")
             draw(WORKS[name], findings.results, drawn[name])
     return drawn
 
