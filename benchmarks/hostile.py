@@ -1,10 +1,8 @@
 """What hostile peers cost everybody else: `python benchmarks/hostile.py`.
 
 Thousands of connections that drip a header byte a second, that never read what they ask for, and that post a byte a
-second, against Penstock with its default limits (time-outs shortened by `--timeouts`, so that a run ends), and against
-nginx with the same time-outs, if it is installed: on a loopback the kernel's work for the attackers is on the same
-processors, and what nginx suffers tells how much of it there is. Tells the other requests' p99 before and during the
-attack, the server's memory, and when the last of the attackers was gone.
+second, against a server with its default limits (time-outs shortened by `--timeouts`, so that a run ends). Tells the
+other requests' p99 before and during the attack, the server's memory, and when the last of the attackers was gone.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +33,6 @@ KINDS = {
     "asks for 4 MiB and never reads": (NEVER_READ, b""),
     "posts a byte a second": (b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n", b"x"),
 }
-LARGE = bytes(64 * 1024)
 TICK_S = 0.002
 """Bytes are dripped evenly over each second, as peers that know nothing of each other would."""
 
@@ -109,25 +105,6 @@ def wake_up_in_time() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(29, 1)
 
 
-NGINX_CONF = """
-daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.err crit;
-events {{ worker_connections 40000; }}
-http {{
-  access_log off; keepalive_requests 100000000; default_type text/plain; root {directory};
-  client_header_timeout {timeout:g}s; client_body_timeout {timeout:g}s; send_timeout {timeout:g}s;
-  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
-  uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
-  server {{
-    listen 127.0.0.1:{port} backlog=4096;
-    location = / {{ return 200 "Hello, World!"; }}
-    location = /large {{ sendfile on; }}
-    # Asks a server behind it once the body is there, as a bare `return` would not wait for it.
-    location = /echo {{ proxy_pass http://127.0.0.1:{port}/; }}
-  }}
-}}
-"""
-
-
 def penstock(known: Servers, timeout_s: float) -> Server:
     def launch(port: int, directory: Path) -> Launch:
         timeouts = [f"--timeout-{what}={timeout_s:g}" for what in ("header", "body", "write")]
@@ -135,18 +112,6 @@ def penstock(known: Servers, timeout_s: float) -> Server:
         return Launch([str(known.penstock_command), "serve", *options, "apps:hostile"])
 
     return Server("penstock", launch)
-
-
-def nginx(known: Servers, timeout_s: float) -> Server:
-    def launch(port: int, directory: Path) -> Launch:
-        (directory / "large").write_bytes(LARGE)
-        configuration = directory / "nginx.conf"
-        configuration.write_text(NGINX_CONF.format(directory=directory, port=port, timeout=timeout_s))
-        # Its worker is another user, if we are root.
-        directory.chmod(0o755)
-        return Launch([str(known.nginx_command), "-c", str(configuration), "-e", str(directory / "nginx.err")])
-
-    return Server("nginx", launch, None if known.nginx_command else "nginx is not installed")
 
 
 @dataclass(frozen=True)
@@ -202,12 +167,8 @@ def tell_p99(when: str, values: list[float]) -> None:
     )
 
 
-SERVERS: dict[str, Callable[[Servers, float], Server]] = {"penstock": penstock, "nginx": nginx}
-
-
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=SERVERS, help="the server to attack; default: all that are installed")
     parser.add_argument("--count", type=int, default=5000, help="connections of each kind")
     parser.add_argument("--rate", type=float, default=5000, help="ordinary requests a second")
     parser.add_argument("--timeouts", type=float, default=20, help="the server's header, body and write time-outs, s")
@@ -218,18 +179,11 @@ def main(argv: list[str]) -> int:
     wake_up_in_time()
     count = min(options.count, (limit - 500) // len(KINDS))
     ordeal = Ordeal(count, options.rate, options.rounds, options.seconds, options.timeouts)
-    cpus, known = Cpus.choose(), Servers(Peers(ROOT / ".venv-peers"))
-    all_gone = True
-    for name in [options.only] if options.only else SERVERS:
-        server = SERVERS[name](known, options.timeouts)
-        if server.missing:
-            print(f"{name}: left out: {server.missing}")
-            continue
-        try:
-            all_gone &= ordeal.of(server, cpus)
-        except BenchError as error:
-            print(f"hostile: {name}: {error}", file=sys.stderr)
-            return 2
+    try:
+        all_gone = ordeal.of(penstock(Servers(Peers(ROOT / ".venv-peers")), options.timeouts), Cpus.choose())
+    except BenchError as error:
+        print(f"hostile: {error}", file=sys.stderr)
+        return 2
     return 0 if all_gone else 1
 
 
