@@ -354,12 +354,12 @@ impl Poller for EpollPoller {
         Ok(())
     }
 
-    /// Until this is called, a full arena leaves readable connections to the kernel. A caller that sleeps
-    /// meanwhile is woken by them at once, and in vain.
     fn poll_fd(&self) -> Option<RawFd> {
         Some(self.epoll.as_raw_fd())
     }
 
+    /// Until this is called, a full arena leaves readable connections to the kernel. A caller that sleeps
+    /// meanwhile is woken by them at once, and in vain.
     fn recycle(&mut self) {
         self.arena.reset();
     }
