@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from conftest import Server
@@ -74,3 +76,23 @@ def until(is_so: Callable[[], Any], what: str = "") -> Any:
         assert time.monotonic() < deadline, what or "it never came to be"
         time.sleep(0.01)
     return outcome
+
+
+@contextlib.contextmanager
+def loaded(server: Server) -> Generator[None]:
+    """A request every few milliseconds while the block runs."""
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                server.get()
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

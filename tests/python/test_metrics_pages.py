@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 
 import pytest
 from browsers import INSTALL_TIMEOUT_S, Browser
 from conftest import HELLO_APP, Server
-from scrapes import fetch, json_of, port_of, until
+from scrapes import fetch, json_of, loaded, port_of, until
 
 Serve = Callable[..., Server]
 SHOWN = ("--metrics-bind", "0", "--lifespan", "off")
 
 pytestmark = pytest.mark.timeout(INSTALL_TIMEOUT_S)
-
-
-@contextlib.contextmanager
-def loaded(server: Server) -> Generator[None]:
-    """A request every few milliseconds while the block runs."""
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            with contextlib.suppress(OSError):
-                server.get()
-            time.sleep(0.02)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def open_page(browser: Browser, port: int, page: str = "") -> None:

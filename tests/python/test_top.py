@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import fcntl
 import os
@@ -11,7 +10,6 @@ import re
 import select
 import subprocess
 import termios
-import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -19,31 +17,12 @@ from typing import Any
 
 import pytest
 from conftest import HELLO_APP, PENSTOCK, Server, clean_environment
-from scrapes import TIMEOUT_S, json_of, port_of
+from scrapes import TIMEOUT_S, json_of, loaded, port_of
 
 from penstock import ConfigError, top
 
 Serve = Callable[..., Server]
 SHOWN = ("--metrics-bind", "0", "--lifespan", "off")
-
-
-@contextlib.contextmanager
-def loaded(server: Server) -> Generator[None]:
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            with contextlib.suppress(OSError):
-                server.get()
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_one_look_tells_what_happened_in_it(serve: Serve, penstock: Any):
