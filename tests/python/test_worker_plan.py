@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from penstock.supervisor import cpus
-from penstock.supervisor.plan import Member, Stage, plan
+from penstock.supervisor.plan import Member, Stage, most_requests, plan
 
 
 def ready(generation: int = 1, due: str | None = None) -> Member:
@@ -55,3 +55,8 @@ def test_auto_is_no_more_than_the_control_group_has_time_for(tmp_path: Path, mon
     assert cpus.usable_cpus() == 2
     (group.parent / "cpu.max").write_text("max 100000\n")
     assert cpus.usable_cpus() == 64
+
+
+def test_workers_of_one_age_are_replaced_at_different_counts_between_the_limit_and_its_jitter() -> None:
+    assert [most_requests(1000, 200, luck) for luck in (0.0, 0.25, 1.0)] == [1000, 1050, 1200]
+    assert most_requests(1000, 0, 1.0) == 1000

@@ -69,3 +69,11 @@ class BackOff:
         if self._deaths <= 1:
             return 0.0
         return min(_FIRST_DELAY_S * 2 ** (self._deaths - 2), _LONGEST_DELAY_S)
+
+
+def most_requests(limit: int, jitter: int, luck: float) -> int:
+    """What a worker may answer before it is replaced.
+
+    `luck`, from 0 to 1, is its share of the jitter: workers of one age do not all go at once.
+    """
+    return limit + round(jitter * luck)

@@ -26,7 +26,7 @@ from . import worker
 from .channel import Channel
 from .control import Answer, ControlSocket
 from .cpus import usable_cpus
-from .plan import BackOff, Stage, plan
+from .plan import BackOff, Stage, most_requests, plan
 from .process import Process, describe_exit, fork
 from .seats import Seats
 from .trade import HttpTrade, Trade
@@ -580,7 +580,7 @@ class Supervisor:
     def _reason_to_go(self, process: Process, now_s: float) -> str | None:
         config = self.config
         if config.limit_max_requests:
-            most = config.limit_max_requests + round(config.limit_max_requests_jitter * process.luck)
+            most = most_requests(config.limit_max_requests, config.limit_max_requests_jitter, process.luck)
             served = self._scoreboard.read(process.slot)["served"]
             if served >= most:
                 return f"it has answered {served} requests (--limit-max-requests)"
