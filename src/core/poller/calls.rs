@@ -40,7 +40,7 @@ pub(super) fn receive(fd: RawFd, arena: &mut TurnArena, limit: usize) -> Receive
 }
 
 /// What one connection may send out of files in one turn, so that a large one leaves room for the others.
-const MAX_FILE_BYTES: usize = 2 << 20;
+const MAX_FILE_BYTES: usize = 1 << 20;
 /// System calls that one connection's queue of slices and files may take in one turn.
 const MAX_RUNS: usize = 8;
 /// What is read at a time of a file that the kernel cannot send by itself.
