@@ -634,6 +634,9 @@ every_backend_holds! {
 every_kernel_backend_holds! {
     a_signal_ends_a_wait_early_without_an_error
     a_wait_without_timeout_ends_when_something_happens
+    urgent_data_hides_nothing_behind_it
+    descriptors_passed_along_hide_nothing_behind_them
+    an_end_that_came_with_the_last_bytes_is_told
 }
 
 // ---------------------------------------------------------------- 1. tokens
@@ -878,6 +881,61 @@ fn a_paused_connection_whose_peer_ends_tells_it_afterwards(driver: &mut Driver) 
     peer.finish();
     assert_eq!(driver.listen_for_silence(), []);
     driver.poller.receive(A, a.as_raw_fd()).unwrap();
+    driver.until_event(Event::Ended(A));
+    assert_eq!(driver.inbox(A), b"last words");
+}
+
+/// A receive stops short at urgent data, though more is there.
+fn urgent_data_hides_nothing_behind_it(driver: &mut Driver) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has free ports");
+    let mut peer = Loopback::connect(listener.local_addr().expect("a listener has an address"));
+    let (ours, _) = listener.accept().expect("the peer has connected");
+    ours.set_nonblocking(true).expect("sockets can be non-blocking");
+    Write::write_all(&mut peer, b"before ").unwrap();
+    // SAFETY: an open socket and a live byte.
+    assert_eq!(unsafe { libc::send(peer.as_raw_fd(), b"!".as_ptr().cast(), 1, libc::MSG_OOB) }, 1);
+    Write::write_all(&mut peer, b"behind").unwrap();
+    driver.poller.receive(A, ours.as_raw_fd()).unwrap();
+    driver.until("what is behind the urgent byte", |driver| driver.inbox(A).ends_with(b"behind"));
+    driver.poller.forget(A, ours.as_raw_fd());
+}
+
+/// A receive from a Unix socket stops short behind bytes that came with a descriptor.
+fn descriptors_passed_along_hide_nothing_behind_them(driver: &mut Driver) {
+    let (ours, peer) = std::os::unix::net::UnixStream::pair().expect("there are descriptors for a test");
+    ours.set_nonblocking(true).expect("sockets can be non-blocking");
+    for piece in [b"one", b"two"] {
+        send_with_descriptor(&peer, piece);
+    }
+    driver.poller.receive(A, ours.as_raw_fd()).unwrap();
+    driver.until("both pieces", |driver| driver.inbox(A) == b"onetwo");
+    driver.poller.forget(A, ours.as_raw_fd());
+}
+
+fn send_with_descriptor(socket: &impl AsRawFd, bytes: &[u8]) {
+    let mut control = [0u64; 4];
+    let mut slice = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    // SAFETY: all zero is a valid, empty msghdr; what it shows lives through the call, and `control` is aligned and has
+    // room for one message of one descriptor.
+    unsafe {
+        let mut message: libc::msghdr = std::mem::zeroed();
+        (message.msg_iov, message.msg_iovlen) = (&raw mut slice, 1);
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = libc::CMSG_SPACE(size_of::<RawFd>() as u32) as _;
+        let header = libc::CMSG_FIRSTHDR(&message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(size_of::<RawFd>() as u32) as _;
+        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(socket.as_raw_fd());
+        assert_eq!(libc::sendmsg(socket.as_raw_fd(), &message, 0), bytes.len() as isize);
+    }
+}
+
+/// Everything is there before the first wait: one event tells of the bytes and of the end.
+fn an_end_that_came_with_the_last_bytes_is_told(driver: &mut Driver) {
+    let (_a, mut peer) = driver.connection(A);
+    peer.write(b"last words");
+    peer.finish();
     driver.until_event(Event::Ended(A));
     assert_eq!(driver.inbox(A), b"last words");
 }

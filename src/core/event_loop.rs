@@ -878,7 +878,8 @@ impl<S: Service> EventLoop<S> {
 
     /// Sleep no longer than to the next deadline, and not at all when the last flush left work.
     fn bounded(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if !self.io.dirty.is_empty() || !self.io.closed.is_empty() || !self.io.leaving_listeners.is_empty() {
+        let io = &self.io;
+        if !io.dirty.is_empty() || !io.closed.is_empty() || !io.leaving_listeners.is_empty() || io.poller.has_left() {
             return Some(Duration::ZERO);
         }
         let next = self.io.wheel.next_tick().map(|tick| (TICK * tick).saturating_sub(self.io.elapsed()));

@@ -191,6 +191,18 @@ impl Reactor {
     }
 
     fn run_events(&self, py: Python<'_>, began: Instant, ran: &mut u64) -> PyResult<bool> {
+        let outcome = self.run_events_until(py, began, ran);
+        let asgi = self.with(|inner| inner.asgi.as_ref().map(|asgi| asgi.clone_ref(py)));
+        match asgi {
+            Ok(Some(asgi)) => {
+                let ended = asgi.get().end_batch(py);
+                outcome.and_then(|left| ended.map(|()| left))
+            }
+            Ok(None) | Err(_) => outcome,
+        }
+    }
+
+    fn run_events_until(&self, py: Python<'_>, began: Instant, ran: &mut u64) -> PyResult<bool> {
         while self.run_stream_event(py)? {
             *ran += 1;
             if began.elapsed() >= ATTACHED_BUDGET {

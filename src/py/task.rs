@@ -2,9 +2,10 @@
 //!
 //! asyncio.timeout, TaskGroup and anyio want a real current task before the first suspension, and a Task made for every
 //! request costs more than a small request does. So a reactor keeps *spare* Tasks, each wrapped around a `Trampoline`:
-//! the spare is made current, the coroutine is stepped once, the spare is left. If the coroutine has ended and nobody
-//! left a mark on the spare (compared byte for byte), it serves the next request. If it is suspended, the trampoline
-//! takes the coroutine over and yields what it waits for: the spare has become that request's Task.
+//! a spare is made current, and coroutines are stepped once as this task, one after another. If one has ended and nobody
+//! left a mark on the spare (compared byte for byte), it serves the next request of the batch, after which it is left. If
+//! one is suspended, the trampoline takes the coroutine over and yields what it waits for: the spare has become that
+//! request's Task.
 //!
 //! asyncio's documented hooks for task implementations are used throughout: `_enter_task`, `_leave_task`,
 //! `_register_task`, `_unregister_task` (docs.python.org, "Extending asyncio").
@@ -120,8 +121,15 @@ impl SpareTasks {
         Ok(SpareTasks { event_loop: event_loop.clone().unbind(), tools, free: Vec::new() })
     }
 
-    pub fn take(&mut self) -> Option<Spare> {
-        self.free.pop()
+    /// A spare, or what makes one; apart, because making one runs Python.
+    pub fn take(&mut self, py: Python<'_>) -> Supply {
+        match self.free.pop() {
+            Some(spare) => Supply::Spare(spare),
+            None => {
+                let (event_loop, tools) = (self.event_loop.clone_ref(py), self.tools.clone_ref(py));
+                Supply::Maker(SpareMaker { event_loop, tools })
+            }
+        }
     }
 
     /// Keep a spare for the next request. Requests begin one at a time, so there is hardly ever more than one.
@@ -134,10 +142,20 @@ impl SpareTasks {
     pub fn take_all(&mut self) -> Vec<Spare> {
         std::mem::take(&mut self.free)
     }
+}
 
-    /// What makes another; apart, because making one runs Python.
-    pub fn maker(&self, py: Python<'_>) -> SpareMaker {
-        SpareMaker { event_loop: self.event_loop.clone_ref(py), tools: self.tools.clone_ref(py) }
+pub enum Supply {
+    Spare(Spare),
+    Maker(SpareMaker),
+}
+
+impl Supply {
+    /// Make it the loop's current task.
+    pub fn enter(self, py: Python<'_>) -> PyResult<CurrentSpare> {
+        match self {
+            Supply::Spare(spare) => spare.enter(py),
+            Supply::Maker(maker) => maker.make(py)?.enter(py),
+        }
     }
 }
 
@@ -147,7 +165,7 @@ pub struct SpareMaker {
 }
 
 impl SpareMaker {
-    pub fn make(self, py: Python<'_>) -> PyResult<Spare> {
+    fn make(self, py: Python<'_>) -> PyResult<Spare> {
         let create_future = self.event_loop.getattr(py, intern!(py, "create_future"))?;
         let state = Guarded::new(TrampolineState::default());
         let trampoline = Bound::new(py, Trampoline { create_future, state })?;
@@ -173,20 +191,22 @@ pub struct Spare {
     trampoline: Py<Trampoline>,
     event_loop: Py<PyAny>,
     tools: Tools,
-    /// The task's memory, and that of the future it is parked on, before it was entered.
+    /// The task's memory, and that of the future it is parked on, since it was entered.
     before: Vec<u8>,
 }
 
-impl Spare {
+/// A spare that is the loop's current task. It is to be left again, whatever happens.
+#[must_use = "asyncio would take it for the current task for good"]
+pub struct CurrentSpare(Spare);
+
+impl CurrentSpare {
     /// Step what `call` returns, once, as this task and in this context.
     pub fn run_first_step<'py>(
         &mut self,
         py: Python<'py>,
         context: &Bound<'py, PyAny>,
         call: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
-    ) -> PyResult<Step> {
-        self.remember(py);
-        call2(py, &self.tools.enter, &self.event_loop, &self.task)?;
+    ) -> Step {
         let step = in_context(py, context, || {
             let coroutine = call()?;
             Ok(match send_none(py, &coroutine)? {
@@ -194,8 +214,45 @@ impl Spare {
                 Some(pending) => Step::Suspended { coroutine: coroutine.unbind(), pending },
             })
         });
-        call2(py, &self.tools.leave, &self.event_loop, &self.task)?;
-        Ok(step.unwrap_or_else(Step::Raised))
+        step.unwrap_or_else(Step::Raised)
+    }
+
+    /// Nobody left a mark: no reference, no callback, no cancellation, no name.
+    pub fn is_as_new(&self, py: Python<'_>) -> bool {
+        let mut rest = &self.0.before[..];
+        let is_same = self.0.look_at_memory(py, |memory| match rest.split_at_checked(memory.len()) {
+            Some((before, behind)) => {
+                rest = behind;
+                before == memory
+            }
+            None => false,
+        });
+        is_same && rest.is_empty()
+    }
+
+    pub fn leave(self, py: Python<'_>) -> PyResult<Spare> {
+        call2(py, &self.0.tools.leave, &self.0.event_loop, &self.0.task).map(|()| self.0)
+    }
+
+    /// The same; `Some` if it can serve another. Else somebody may still refer to the task, and it comes to its end.
+    pub fn leave_for_another(self, py: Python<'_>) -> PyResult<Option<Spare>> {
+        let is_as_new = self.is_as_new(py);
+        let spare = self.leave(py)?;
+        if is_as_new { Ok(Some(spare)) } else { spare.discard(py).map(|()| None) }
+    }
+}
+
+impl Spare {
+    fn enter(mut self, py: Python<'_>) -> PyResult<CurrentSpare> {
+        call2(py, &self.tools.enter, &self.event_loop, &self.task)?;
+        let mut before = std::mem::take(&mut self.before);
+        before.clear();
+        self.look_at_memory(py, |memory| {
+            before.extend_from_slice(memory);
+            true
+        });
+        self.before = before;
+        Ok(CurrentSpare(self))
     }
 
     /// The suspended coroutine goes on as this task, from the loop's next iteration; `ending` is told of its end.
@@ -222,30 +279,18 @@ impl Spare {
         }
     }
 
-    /// Nobody left a mark: no reference, no callback, no cancellation, no name.
-    pub fn is_as_new(&self, py: Python<'_>) -> bool {
-        let mut now = Vec::new();
-        self.snapshot(py, &mut now);
-        now == self.before
-    }
-
-    fn remember(&mut self, py: Python<'_>) {
-        let mut before = std::mem::take(&mut self.before);
-        before.clear();
-        self.snapshot(py, &mut before);
-        self.before = before;
-    }
-
-    fn snapshot(&self, py: Python<'_>, into: &mut Vec<u8>) {
-        append_memory(self.task.bind(py), into);
-        if let Ok(state) = self.trampoline.get().state.enter()
-            && let Some(park) = &state.park
-        {
-            append_memory(park.bind(py), into);
+    /// Pieces of memory in which any use of the task would show. False as soon as `look` says so.
+    fn look_at_memory(&self, py: Python<'_>, mut look: impl FnMut(&[u8]) -> bool) -> bool {
+        if !look(memory_of(self.task.bind(py))) {
+            return false;
+        }
+        match self.trampoline.get().state.enter() {
+            Ok(state) => state.park.as_ref().is_none_or(|park| look(memory_of(park.bind(py)))),
+            Err(_) => true,
         }
     }
 
-    /// Somebody may still refer to the task: let it come to its end, for their sake.
+    /// Let it come to its end, for the sake of whoever refers to it.
     pub fn discard(self, py: Python<'_>) -> PyResult<()> {
         let park = {
             let mut state = self.trampoline.get().state.enter()?;
@@ -261,14 +306,13 @@ impl Spare {
 
 /// The object's own memory, as it is now. Equal before and after means that nothing of it was changed: its
 /// reference count, its list of weak references, its callbacks, its state.
-fn append_memory(object: &Bound<'_, PyAny>, into: &mut Vec<u8>) {
+fn memory_of<'a>(object: &'a Bound<'_, PyAny>) -> &'a [u8] {
     // SAFETY: a live object of a type with a fixed size has `tp_basicsize` bytes, zeroed when it was allocated, and
     // nobody writes them while this thread is attached and runs no Python.
-    let memory = unsafe {
+    unsafe {
         let size = (*ffi::Py_TYPE(object.as_ptr())).tp_basicsize as usize;
         std::slice::from_raw_parts(object.as_ptr().cast::<u8>(), size)
-    };
-    into.extend_from_slice(memory);
+    }
 }
 
 pub fn set_result_unless_done(py: Python<'_>, future: &Py<PyAny>) -> PyResult<()> {

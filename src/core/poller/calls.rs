@@ -39,6 +39,18 @@ pub(super) fn receive(fd: RawFd, arena: &mut TurnArena, limit: usize) -> Receive
     }
 }
 
+/// Whether it is a stream of the internet's: others (Unix sockets with descriptors passed along) let a receive end early
+/// though more is there.
+pub(super) fn is_tcp(fd: RawFd) -> bool {
+    let mut domain: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: both are locals of the types that the kernel writes.
+    let outcome = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut domain).cast(), &raw mut length)
+    };
+    outcome == 0 && matches!(domain, libc::AF_INET | libc::AF_INET6)
+}
+
 /// What one connection may send out of files in one turn, so that a large one leaves room for the others.
 const MAX_FILE_BYTES: usize = 1 << 20;
 /// System calls that one connection's queue of slices and files may take in one turn.

@@ -1,6 +1,10 @@
-//! The EpollPoller presents completions over Linux's level-triggered epoll: told that it may, it does the
-//! call and reports the outcome. It owns the epoll descriptor, the arena that receives go to, and eight bytes
-//! for each descriptor number; it owns none of the descriptors.
+//! The EpollPoller presents completions over Linux's epoll: told that it may, it does the call and reports the
+//! outcome. It owns the epoll descriptor, the arena that receives go to, and eight bytes for each descriptor
+//! number; it owns none of the descriptors.
+//!
+//! A TCP connection of which nothing but bytes is wanted, which is nearly every one nearly always, is
+//! edge-triggered: the kernel tells of it once and does not look again whether it is still readable. What one
+//! receive has left there is remembered here (`left`). All else is level-triggered.
 //!
 //! The kernel's interest grows when somebody asks, and shrinks only when the kernel first tells something
 //! that nobody wants (any more). So a pause that is undone before bytes come, a send that blocks again and
@@ -11,7 +15,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::time::Duration;
 
-use libc::{EPOLLERR, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT};
+use libc::{EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP};
 
 use super::calls::{self, Received, check};
 use super::{Completion, Poller, Readiness, SendOutcome};
@@ -42,11 +46,17 @@ const FAILED: u16 = 1 << 6;
 const LISTED: u16 = 1 << 7;
 const LISTED_IN: u16 = 1 << 8;
 const LISTED_OUT: u16 = 1 << 9;
+/// A TCP socket: a receive that does not fill its room has taken all there was, unless an end or urgent data follows.
+const IS_TCP: u16 = 1 << 10;
+/// It stands in `left`.
+const LEFT: u16 = 1 << 11;
 
 const WANTS_IN: u16 = ACCEPTING | RECEIVING | WATCH_READABLE;
 const WANTS_OUT: u16 = BLOCKED | WATCH_WRITABLE;
 const WATCHING: u16 = WATCH_READABLE | WATCH_WRITABLE;
 const TOLD: u16 = LISTED | LISTED_IN | LISTED_OUT;
+/// An edge is told once; with these, more follows what one receive takes.
+const MORE_FOLLOWS: i32 = EPOLLERR | EPOLLHUP | EPOLLRDHUP | EPOLLPRI;
 
 /// What is known of one descriptor number. The event carries the number and the token's whole generation;
 /// the low half here tells whether the event is still meant for the present tenant.
@@ -63,14 +73,26 @@ impl Slot {
     }
 }
 
+/// What a receive has taken of the bytes that were there.
+enum Taken {
+    All,
+    /// There may be more.
+    Part,
+    /// There was no room.
+    Nothing,
+    /// What comes next is a new event, or nothing ever.
+    Last,
+}
+
 pub struct EpollPoller {
     epoll: OwnedFd,
     /// By descriptor number: the kernel hands out the lowest free one, so the table is dense.
     slots: Vec<Slot>,
     events: Vec<libc::epoll_event>,
     arena: TurnArena,
-    /// Where the last wait found the arena full: the next one begins there, or the first would starve the last.
-    resume_at: usize,
+    /// Connections that may have more to receive, in the words of their events: those for which the last wait had no
+    /// room (they come first in the next one, or the first would starve the last), and those that it did not empty.
+    left: Vec<u64>,
     max_accepts: usize,
     /// False once the kernel (before 5.11) or a sandbox has refused `epoll_pwait2`.
     has_pwait2: bool,
@@ -86,7 +108,7 @@ impl EpollPoller {
             slots: Vec::new(),
             events: vec![libc::epoll_event { events: 0, u64: 0 }; MAX_EVENTS],
             arena: TurnArena::with_capacity(ARENA_BYTES),
-            resume_at: 0,
+            left: Vec::new(),
             max_accepts: MAX_ACCEPTS,
             has_pwait2: true,
         })
@@ -127,6 +149,9 @@ impl EpollPoller {
         if flags & WANTS_IN != 0 {
             (interest, told) = (interest | EPOLLIN, told | LISTED_IN);
         }
+        if flags & IS_TCP != 0 && flags & (WANTS_IN | WANTS_OUT) == RECEIVING {
+            interest |= EPOLLET | EPOLLRDHUP | EPOLLPRI;
+        }
         if flags & WANTS_OUT != 0 {
             (interest, told) = (interest | EPOLLOUT, told | LISTED_OUT);
         }
@@ -149,8 +174,7 @@ impl EpollPoller {
     }
 
     fn control(&self, operation: i32, token: Token, fd: RawFd, interest: i32) -> io::Result<()> {
-        let word = (token.generation as u64) << 32 | fd as u32 as u64;
-        let mut event = libc::epoll_event { events: interest as u32, u64: word };
+        let mut event = libc::epoll_event { events: interest as u32, u64: word(token, fd) };
         // SAFETY: the event lives through the call.
         check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, fd, &mut event) }).map(drop)
     }
@@ -186,14 +210,14 @@ impl EpollPoller {
         check(unsafe { libc::epoll_wait(epoll, events, room, timeout_ms) }).map(|count| count as usize)
     }
 
-    /// Do what an event allows. False if it was to receive, and the arena is full.
-    fn serve(&mut self, event: libc::epoll_event, completions: &mut Vec<Completion>) -> bool {
+    /// Do what an event allows.
+    fn serve(&mut self, event: libc::epoll_event, completions: &mut Vec<Completion>) {
         let (ready, fd, generation) = (event.events as i32, event.u64 as u32, (event.u64 >> 32) as u32);
-        let Some(slot) = self.slots.get(fd as usize).copied() else { return true };
+        let Some(slot) = self.slots.get(fd as usize).copied() else { return };
         let token = Token::new(slot.index, generation);
         if slot.generation != generation as u16 || slot.flags & LISTED == 0 {
             // The descriptor was closed while a duplicate lives on, and its number has another tenant.
-            return true;
+            return;
         }
         let fd = fd as RawFd;
         if slot.flags & ACCEPTING != 0 {
@@ -201,17 +225,47 @@ impl EpollPoller {
         } else if slot.flags & WATCHING != 0 {
             tell_readiness(token, slot.flags, ready, completions);
         } else {
-            return self.serve_connection(token, fd, slot.flags, ready, completions);
+            self.serve_connection(token, fd, slot.flags, ready, completions);
         }
-        true
     }
 
-    fn serve_connection(&mut self, token: Token, fd: RawFd, flags: u16, ready: i32, out: &mut Vec<Completion>) -> bool {
+    /// What the last wait left comes once more.
+    fn serve_left(&mut self, completions: &mut Vec<Completion>) {
+        // One that has been closed since, and perhaps replaced, is recognised as any stale event is.
+        let mut left = std::mem::take(&mut self.left);
+        for word in left.drain(..) {
+            if let Some(slot) = self.slots.get_mut(word as u32 as usize).filter(|slot| slot.generation == (word >> 32) as u16)
+            {
+                slot.flags &= !LEFT;
+            }
+            self.serve(libc::epoll_event { events: (EPOLLIN | EPOLLRDHUP) as u32, u64: word }, completions);
+        }
+        // Keep the allocation, unless somebody has been left again.
+        if self.left.is_empty() {
+            self.left = left;
+        }
+    }
+
+    fn leave(&mut self, token: Token, fd: RawFd) {
+        let flags = self.flags(token, fd);
+        if flags & (LEFT | RECEIVING) == RECEIVING {
+            self.store(token, fd, flags | LEFT);
+            self.left.push(word(token, fd));
+        }
+    }
+
+    fn serve_connection(&mut self, token: Token, fd: RawFd, flags: u16, ready: i32, out: &mut Vec<Completion>) {
         let broken = ready & (EPOLLERR | EPOLLHUP) != 0;
-        let mut has_room = true;
-        // Receiving comes first: bytes that arrived before a reset are still to be had.
-        if flags & RECEIVING != 0 && (broken || ready & EPOLLIN != 0) {
-            has_room = self.receive_once(token, fd, out);
+        // Receiving comes first: bytes that arrived before a reset are still to be had. Whom this wait has left already has
+        // had its share.
+        if flags & (RECEIVING | LEFT) == RECEIVING && (broken || ready & EPOLLIN != 0) {
+            match self.receive_once(token, fd, out) {
+                Taken::All if ready & MORE_FOLLOWS == 0 => {}
+                // The kernel says so itself if there is more.
+                Taken::All | Taken::Part if flags & IS_TCP == 0 || flags & LISTED_OUT != 0 => {}
+                Taken::All | Taken::Part | Taken::Nothing => self.leave(token, fd),
+                Taken::Last => {}
+            }
         }
         let now = self.flags(token, fd);
         if now & BLOCKED != 0 && (broken || ready & EPOLLOUT != 0) {
@@ -223,19 +277,22 @@ impl EpollPoller {
             ready & EPOLLIN != 0 && flags & RECEIVING == 0 || ready & EPOLLOUT != 0 && flags & BLOCKED == 0;
         if flags & (RECEIVING | BLOCKED) == 0 && broken {
             self.hang_up(token, fd, flags, ready, out);
-        } else if told_in_vain && now & LISTED != 0 {
-            // Failing to say so costs empty waits, no bytes.
-            let _ = self.tell_kernel(token, fd, now);
+        } else if told_in_vain && now & LISTED != 0 && self.tell_kernel(token, fd, now).is_err() {
+            // What is wanted next is told anew, whatever the kernel believes: until then this costs empty waits, no bytes.
+            self.store(token, fd, now & !(LISTED_IN | LISTED_OUT));
         }
-        has_room
     }
 
-    fn receive_once(&mut self, token: Token, fd: RawFd, completions: &mut Vec<Completion>) -> bool {
-        if self.arena.room() < MIN_RECEIVE_BYTES {
-            return false;
+    fn receive_once(&mut self, token: Token, fd: RawFd, completions: &mut Vec<Completion>) -> Taken {
+        let room = self.arena.room().min(MAX_RECEIVE_BYTES);
+        if room < MIN_RECEIVE_BYTES {
+            return Taken::Nothing;
         }
-        match calls::receive(fd, &mut self.arena, MAX_RECEIVE_BYTES) {
-            Received::Bytes(lease) => completions.push(Completion::Received { token, lease }),
+        match calls::receive(fd, &mut self.arena, room) {
+            Received::Bytes(lease) => {
+                completions.push(Completion::Received { token, lease });
+                return if lease.len() < room { Taken::All } else { Taken::Part };
+            }
             Received::Nothing => {}
             Received::End => {
                 self.store(token, fd, self.flags(token, fd) & !RECEIVING | ENDED);
@@ -243,7 +300,7 @@ impl EpollPoller {
             }
             Received::Error(errno) => self.fail(token, fd, errno, completions),
         }
-        true
+        Taken::Last
     }
 
     /// A connection from which nothing is wanted just now is broken, or closed both ways.
@@ -288,6 +345,9 @@ impl Poller for EpollPoller {
     fn receive(&mut self, token: Token, fd: RawFd) -> io::Result<()> {
         match self.flags(token, fd) {
             flags if flags & (ENDED | FAILED) != 0 => Ok(()),
+            flags if flags & (LISTED | IS_TCP) == 0 && calls::is_tcp(fd) => {
+                self.want(token, fd, flags | RECEIVING | IS_TCP)
+            }
             flags => self.want(token, fd, flags | RECEIVING),
         }
     }
@@ -339,19 +399,22 @@ impl Poller for EpollPoller {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
+        let timeout = if self.left.is_empty() { timeout } else { Some(Duration::ZERO) };
         let count = match self.sleep(timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             outcome => outcome?,
         };
-        let first = if self.resume_at < count { self.resume_at } else { 0 };
-        self.resume_at = 0;
-        let mut is_full = false;
-        for position in (first..count).chain(0..first) {
-            if !self.serve(self.events[position], completions) && !is_full {
-                (is_full, self.resume_at) = (true, position);
-            }
+        if !self.left.is_empty() {
+            self.serve_left(completions);
+        }
+        for position in 0..count {
+            self.serve(self.events[position], completions);
         }
         Ok(())
+    }
+
+    fn has_left(&self) -> bool {
+        !self.left.is_empty()
     }
 
     fn poll_fd(&self) -> Option<RawFd> {
@@ -363,6 +426,11 @@ impl Poller for EpollPoller {
     fn recycle(&mut self) {
         self.arena.reset();
     }
+}
+
+/// What names a registration in the kernel's events.
+fn word(token: Token, fd: RawFd) -> u64 {
+    u64::from(token.generation) << 32 | u64::from(fd as u32)
 }
 
 /// An error or a hang-up shows as whatever was asked for, so that the next call on the descriptor finds it.

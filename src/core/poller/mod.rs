@@ -114,7 +114,13 @@ pub trait Poller: Send {
     /// Every lease given so far is wanted no more.
     fn recycle(&mut self);
 
-    /// A descriptor of its own that is readable when a `wait` would find something; owned by the poller.
+    /// Whether the next `wait` may have something to tell that the kernel will not tell again.
+    fn has_left(&self) -> bool {
+        false
+    }
+
+    /// A descriptor of its own that is readable when a `wait` would find something, unless `has_left`; owned by the
+    /// poller.
     fn poll_fd(&self) -> Option<RawFd> {
         None
     }

@@ -26,7 +26,7 @@ use super::config::ServerConfig;
 use super::guarded::Guarded;
 use super::http_server::{HttpServerPlan, ListenerAddress};
 use super::reactor::Reactor;
-use super::task::{self, SpareTasks, Step};
+use super::task::{self, CurrentSpare, SpareTasks, Step};
 use crate::core::Token;
 use crate::server::http::{HttpEvent, HttpServer};
 use cycle::Ending;
@@ -59,6 +59,8 @@ pub struct AsgiServer {
 struct State {
     scopes: ScopeBuilder,
     spares: SpareTasks,
+    /// The current task of the requests of this batch.
+    current: Option<CurrentSpare>,
     /// Requests whose application is suspended, to be told of their connection's events.
     suspended: HashMap<Token, Py<HttpCycle>>,
     /// Requests that were answered while their application went on, and whose connection has gone on to another; by
@@ -115,6 +117,7 @@ impl AsgiServer {
             state: Guarded::new(State {
                 scopes: ScopeBuilder::new(py, &listeners, &config.root_path, state)?,
                 spares: SpareTasks::new(event_loop)?,
+                current: None,
                 suspended: HashMap::new(),
                 afterwards: HashMap::new(),
             }),
@@ -147,8 +150,12 @@ impl AsgiServer {
         self.http.make(py, &self.report)
     }
 
-    /// Do what one event asks for.
+    /// Do what one event of a batch asks for. After the last one of it comes `end_batch`.
     pub fn handle(slf: &Bound<'_, Self>, event: HttpEvent) -> PyResult<()> {
+        if !matches!(event, HttpEvent::Request(_)) {
+            // What others are told of is no request's business.
+            slf.get().leave_task(slf.py())?;
+        }
         match event {
             HttpEvent::Request(token) => Self::run_request(slf, token),
             HttpEvent::Body(token) => slf.get().tell_suspended(slf.py(), token, |cycle, py| cycle.wake_receive(py)),
@@ -160,6 +167,30 @@ impl AsgiServer {
             HttpEvent::LogTrouble => slf.get().report_log_trouble(slf.py()),
             HttpEvent::Quiet => slf.get().on_quiet.call0(slf.py()).map(drop),
         }
+    }
+
+    /// Requests of a batch have one task for all, unless they need one of their own: entering it for each would cost as
+    /// much as building a scope does.
+    pub fn end_batch(&self, py: Python<'_>) -> PyResult<()> {
+        self.leave_task(py)
+    }
+
+    fn leave_task(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(current) = self.state.enter()?.current.take() else { return Ok(()) };
+        let spare = current.leave(py)?;
+        self.state.enter()?.spares.give(spare);
+        Ok(())
+    }
+
+    /// A task to step a request as: that of the one before, or another.
+    fn current_task(&self, py: Python<'_>) -> PyResult<CurrentSpare> {
+        let mut state = self.state.enter()?;
+        if let Some(current) = state.current.take() {
+            return Ok(current);
+        }
+        let supply = state.spares.take(py);
+        drop(state);
+        supply.enter(py)
     }
 
     fn tell_suspended(
@@ -178,37 +209,28 @@ impl AsgiServer {
         let Some(scope) = server.build_scope(py, token)? else { return Ok(()) };
         let cycle = Bound::new(py, HttpCycle::new(slf.clone().unbind(), token))?;
         let context = task::copy_context(py, &server.context)?;
-        let spare = server.state.enter()?.spares.take();
-        let mut spare = match spare {
-            Some(spare) => spare,
-            None => {
-                let make = server.state.enter()?.spares.maker(py);
-                make.make(py)?
-            }
-        };
         let receive = cycle.getattr(names::receive(py))?;
         let send = cycle.getattr(names::send(py))?;
         let call = || steppable(call3(py, &server.app, scope.as_any(), &receive, &send)?);
-        match spare.run_first_step(py, &context, call)? {
-            Step::Returned => {
-                server.finish(py, cycle.get(), None)?;
-            }
-            Step::Raised(error) => {
-                server.finish(py, cycle.get(), Some(error))?;
-            }
+        let mut current = server.current_task(py)?;
+        let error = match current.run_first_step(py, &context, call) {
+            Step::Returned => None,
+            Step::Raised(error) => Some(error),
             Step::Suspended { coroutine, pending } => {
+                let spare = current.leave(py)?;
                 server.state.enter()?.add_suspended(cycle.clone().unbind());
                 cycle.get().set_task(spare.task.clone_ref(py))?;
                 let ending = Box::new(RequestEnding(cycle.unbind()));
                 return spare.adopt(py, coroutine, pending, context.unbind(), ending);
             }
-        }
-        if spare.is_as_new(py) {
+        };
+        if error.is_none() && current.is_as_new(py) {
+            server.state.enter()?.current = Some(current);
+        } else if let Some(spare) = current.leave_for_another(py)? {
+            // An error is reported by no request's task.
             server.state.enter()?.spares.give(spare);
-        } else {
-            spare.discard(py)?;
         }
-        Ok(())
+        server.finish(py, cycle.get(), error)
     }
 
     /// `None` when the connection was closed before its turn came.
@@ -296,6 +318,8 @@ impl AsgiServer {
 
     /// The loop is closed: let go of what referred to it.
     pub fn forget_requests(&self, py: Python<'_>) {
+        // Closed by an application, from within a batch.
+        let _ = self.leave_task(py);
         if let Ok(mut state) = self.state.enter() {
             let suspended = (std::mem::take(&mut state.suspended), std::mem::take(&mut state.afterwards));
             let spares = state.spares.take_all();

@@ -15,7 +15,7 @@ use crate::core::Token;
 use crate::core::buffer::Lease;
 use crate::protocol::framing::FrameErrorKind;
 use crate::py::errors;
-use crate::py::task::{self, Step};
+use crate::py::task::{self, CurrentSpare, Step};
 use crate::server::tcp::{Ending, Input, StreamEvent};
 
 /// What is to be done after a handler was called.
@@ -341,30 +341,26 @@ impl StreamServer {
     ) -> PyResult<Then> {
         let (py, server) = (slf.py(), slf.get());
         let context = task::copy_context(py, &server.context)?;
-        let spare = server.state.enter()?.spares.take();
-        let mut spare = match spare {
-            Some(spare) => spare,
-            None => {
-                let make = server.state.enter()?.spares.maker(py);
-                make.make(py)?
-            }
-        };
-        let step = spare.run_first_step(py, &context, || Ok(coroutine))?;
-        let then = match step {
+        let supply = server.state.enter()?.spares.take(py);
+        let mut current = supply.enter(py)?;
+        match current.run_first_step(py, &context, || Ok(coroutine)) {
             Step::Returned => {
+                Self::leave(server, py, current)?;
                 if is_whole {
                     Self::handler_ended(slf, object)?;
                 }
-                Then::GoOn
+                Ok(Then::GoOn)
             }
             Step::Raised(error) => {
+                Self::leave(server, py, current)?;
                 if !error.is_instance_of::<PyException>(py) && !task::is_cancelled_error(py, &error) {
                     return Err(error);
                 }
                 Self::handler_failed(slf, object, error)?;
-                Then::Stop
+                Ok(Then::Stop)
             }
             Step::Suspended { coroutine, pending } => {
+                let spare = current.leave(py)?;
                 let token = object.get().token;
                 let number = {
                     let mut state = server.state.enter()?;
@@ -381,15 +377,16 @@ impl StreamServer {
                 let ending =
                     HandlerEnding { server: slf.clone().unbind(), object: object.clone().unbind(), number, is_whole };
                 spare.adopt(py, coroutine, pending, context.unbind(), Box::new(ending))?;
-                return Ok(Then::Stop);
+                Ok(Then::Stop)
             }
-        };
-        if spare.is_as_new(py) {
-            server.state.enter()?.spares.give(spare);
-        } else {
-            spare.discard(py)?;
         }
-        Ok(then)
+    }
+
+    fn leave(server: &StreamServer, py: Python<'_>, current: CurrentSpare) -> PyResult<()> {
+        if let Some(spare) = current.leave_for_another(py)? {
+            server.state.enter()?.spares.give(spare);
+        }
+        Ok(())
     }
 
     /// A whole connection's handler has returned: so is the connection done.
