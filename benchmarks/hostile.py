@@ -33,8 +33,11 @@ KINDS = {
     "asks for 4 MiB and never reads": (NEVER_READ, b""),
     "posts a byte a second": (b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n", b"x"),
 }
-TICK_S = 0.002
-"""Bytes are dripped evenly over each second, as peers that know nothing of each other would."""
+TICK_S = 0.0002
+"""Bytes are dripped evenly over each second, one or two at a time, as peers that know nothing of each other would: ticks
+of some milliseconds would make bursts of them."""
+IDLE_TICK_S = 0.02
+"""Who sends nothing only looks whether the server has ended it."""
 
 
 class Attack(threading.Thread):
@@ -77,8 +80,9 @@ class Attack(threading.Thread):
             for peer in peers[sent:due]:
                 self._send_to(peer)
             sent = max(sent, due)
-            for descriptor, _ in self._poll.poll(TICK_S, 64):
+            for descriptor, _ in self._poll.poll(0, 64):
                 self._end(descriptor)
+            time.sleep(TICK_S if self._drip else IDLE_TICK_S)
 
     def _send_to(self, peer: socket.socket) -> None:
         try:
@@ -123,6 +127,7 @@ class Ordeal:
     rounds: int
     seconds: float
     timeout_s: float
+    kinds: tuple[str, ...] = tuple(KINDS)
 
     def of(self, server: Server, cpus: Cpus) -> bool:
         """Attack it and tell what that did; whether every attacker is gone."""
@@ -137,7 +142,7 @@ class Ordeal:
             before = self._p99s_ms(process.port)
             tell_p99("before", before)
             memory_before = process.own_bytes()
-            attacks = {name: Attack(process.port, self.count, *drops) for name, drops in KINDS.items()}
+            attacks = {name: Attack(process.port, self.count, *drops) for name, drops in KINDS.items() if name in self.kinds}
             for attack in attacks.values():
                 attack.start()
                 attack.opened.wait()
@@ -148,7 +153,7 @@ class Ordeal:
                 attack.join(self.timeout_s * 3 + 30)
             tell_p99("after", self._p99s_ms(process.port))
         print(f"  p99 during / before: {statistics.median(during) / statistics.median(before):.2f}x")
-        print(f"  memory grown: {grown / 2**20:.1f} MiB, {grown / (3 * self.count):.0f} bytes a connection")
+        print(f"  memory grown: {grown / 2**20:.1f} MiB, {grown / (len(self.kinds) * self.count):.0f} bytes a connection")
         for name, attack in attacks.items():
             last = max(attack.gone, default=float("nan"))
             print(f"  {name}: {len(attack.gone)} of {self.count} gone, the last {last:.1f} s after they had come")
@@ -174,11 +179,13 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--timeouts", type=float, default=20, help="the server's header, body and write time-outs, s")
     parser.add_argument("--rounds", type=int, default=30, help="measurements before, during and after")
     parser.add_argument("--seconds", type=float, default=0.5, help="of a measurement")
+    parser.add_argument("--only", choices=[name.split()[0] for name in KINDS], help="one kind of them; default: all")
     options = parser.parse_args(argv)
+    kinds = tuple(name for name in KINDS if options.only in (None, name.split()[0]))
     limit = raise_descriptor_limit()
     wake_up_in_time()
     count = min(options.count, (limit - 500) // len(KINDS))
-    ordeal = Ordeal(count, options.rate, options.rounds, options.seconds, options.timeouts)
+    ordeal = Ordeal(count, options.rate, options.rounds, options.seconds, options.timeouts, kinds)
     try:
         all_gone = ordeal.of(penstock(Servers(Peers(ROOT / ".venv-peers")), options.timeouts), Cpus.choose())
     except BenchError as error:

@@ -4,7 +4,7 @@
 //!
 //! A TCP connection of which nothing but bytes is wanted, which is nearly every one nearly always, is
 //! edge-triggered: the kernel tells of it once and does not look again whether it is still readable. What one
-//! receive has left there is remembered here (`left`). All else is level-triggered.
+//! receive has left there is remembered here. All else is level-triggered.
 //!
 //! The kernel's interest grows when somebody asks, and shrinks only when the kernel first tells something
 //! that nobody wants (any more). So a pause that is undone before bytes come, a send that blocks again and
@@ -48,7 +48,7 @@ const LISTED_IN: u16 = 1 << 8;
 const LISTED_OUT: u16 = 1 << 9;
 /// A TCP socket: a receive that does not fill its room has taken all there was, unless an end or urgent data follows.
 const IS_TCP: u16 = 1 << 10;
-/// It stands in `left`.
+/// It is left for the next wait.
 const LEFT: u16 = 1 << 11;
 
 const WANTS_IN: u16 = ACCEPTING | RECEIVING | WATCH_READABLE;
@@ -91,8 +91,10 @@ pub struct EpollPoller {
     events: Vec<libc::epoll_event>,
     arena: TurnArena,
     /// Connections that may have more to receive, in the words of their events: those for which the last wait had no
-    /// room (they come first in the next one, or the first would starve the last), and those that it did not empty.
-    left: Vec<u64>,
+    /// room come first in the next one, or the first would starve the last ...
+    unserved: Vec<u64>,
+    /// ... and then those that it did not empty.
+    unfinished: Vec<u64>,
     max_accepts: usize,
     /// False once the kernel (before 5.11) or a sandbox has refused `epoll_pwait2`.
     has_pwait2: bool,
@@ -108,7 +110,8 @@ impl EpollPoller {
             slots: Vec::new(),
             events: vec![libc::epoll_event { events: 0, u64: 0 }; MAX_EVENTS],
             arena: TurnArena::with_capacity(ARENA_BYTES),
-            left: Vec::new(),
+            unserved: Vec::new(),
+            unfinished: Vec::new(),
             max_accepts: MAX_ACCEPTS,
             has_pwait2: true,
         })
@@ -229,28 +232,25 @@ impl EpollPoller {
         }
     }
 
-    /// What the last wait left comes once more.
+    /// What the last wait left comes once more. One that has been closed since, and perhaps replaced, is recognised as any
+    /// stale event is.
     fn serve_left(&mut self, completions: &mut Vec<Completion>) {
-        // One that has been closed since, and perhaps replaced, is recognised as any stale event is.
-        let mut left = std::mem::take(&mut self.left);
-        for word in left.drain(..) {
-            if let Some(slot) = self.slots.get_mut(word as u32 as usize).filter(|slot| slot.generation == (word >> 32) as u16)
-            {
+        let (unserved, unfinished) = (std::mem::take(&mut self.unserved), std::mem::take(&mut self.unfinished));
+        for &word in unserved.iter().chain(&unfinished) {
+            let slot = self.slots.get_mut(word as u32 as usize);
+            if let Some(slot) = slot.filter(|slot| slot.generation == (word >> 32) as u16) {
                 slot.flags &= !LEFT;
             }
             self.serve(libc::epoll_event { events: (EPOLLIN | EPOLLRDHUP) as u32, u64: word }, completions);
         }
-        // Keep the allocation, unless somebody has been left again.
-        if self.left.is_empty() {
-            self.left = left;
-        }
     }
 
-    fn leave(&mut self, token: Token, fd: RawFd) {
+    fn leave(&mut self, token: Token, fd: RawFd, is_served: bool) {
         let flags = self.flags(token, fd);
         if flags & (LEFT | RECEIVING) == RECEIVING {
             self.store(token, fd, flags | LEFT);
-            self.left.push(word(token, fd));
+            let list = if is_served { &mut self.unfinished } else { &mut self.unserved };
+            list.push(word(token, fd));
         }
     }
 
@@ -263,7 +263,8 @@ impl EpollPoller {
                 Taken::All if ready & MORE_FOLLOWS == 0 => {}
                 // The kernel says so itself if there is more.
                 Taken::All | Taken::Part if flags & IS_TCP == 0 || flags & LISTED_OUT != 0 => {}
-                Taken::All | Taken::Part | Taken::Nothing => self.leave(token, fd),
+                Taken::All | Taken::Part => self.leave(token, fd, true),
+                Taken::Nothing => self.leave(token, fd, false),
                 Taken::Last => {}
             }
         }
@@ -399,12 +400,13 @@ impl Poller for EpollPoller {
     }
 
     fn wait(&mut self, timeout: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()> {
-        let timeout = if self.left.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let has_left = self.has_left();
+        let timeout = if has_left { Some(Duration::ZERO) } else { timeout };
         let count = match self.sleep(timeout) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             outcome => outcome?,
         };
-        if !self.left.is_empty() {
+        if has_left {
             self.serve_left(completions);
         }
         for position in 0..count {
@@ -414,7 +416,7 @@ impl Poller for EpollPoller {
     }
 
     fn has_left(&self) -> bool {
-        !self.left.is_empty()
+        !self.unserved.is_empty() || !self.unfinished.is_empty()
     }
 
     fn poll_fd(&self) -> Option<RawFd> {

@@ -13,11 +13,12 @@ mod spare_dict;
 use std::collections::HashMap;
 use std::ptr;
 
+use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
 pub use cycle::{BORROW_FROM_BYTES, ClientDisconnected, HttpCycle};
 
@@ -53,6 +54,7 @@ pub struct AsgiServer {
     http: HttpServerPlan,
     /// What every request's context is a copy of.
     context: Py<PyAny>,
+    methods: Methods,
     state: Guarded<State>,
 }
 
@@ -114,6 +116,7 @@ impl AsgiServer {
             cancel_on_disconnect: config.cancel_on_disconnect,
             http: HttpServerPlan::new(py, &config, &listeners, access_log)?,
             context: task::current_context(py)?.unbind(),
+            methods: Methods { receive: Method::of(names::receive(py))?, send: Method::of(names::send(py))? },
             state: Guarded::new(State {
                 scopes: ScopeBuilder::new(py, &listeners, &config.root_path, state)?,
                 spares: SpareTasks::new(event_loop)?,
@@ -209,8 +212,7 @@ impl AsgiServer {
         let Some(scope) = server.build_scope(py, token)? else { return Ok(()) };
         let cycle = Bound::new(py, HttpCycle::new(slf.clone().unbind(), token))?;
         let context = task::copy_context(py, &server.context)?;
-        let receive = cycle.getattr(names::receive(py))?;
-        let send = cycle.getattr(names::send(py))?;
+        let (receive, send) = (server.methods.receive.bound_to(&cycle)?, server.methods.send.bound_to(&cycle)?);
         let call = || steppable(call3(py, &server.app, scope.as_any(), &receive, &send)?);
         let mut current = server.current_task(py)?;
         let error = match current.run_first_step(py, &context, call) {
@@ -328,6 +330,32 @@ impl AsgiServer {
             for spare in spares {
                 let _ = spare.discard(py);
             }
+        }
+    }
+}
+
+/// What a request's application is given beside the scope.
+struct Methods {
+    receive: Method,
+    send: Method,
+}
+
+/// A method of `HttpCycle`, looked up once for all its objects.
+struct Method(Py<PyAny>);
+
+impl Method {
+    fn of(name: &Bound<'_, PyString>) -> PyResult<Self> {
+        Ok(Method(HttpCycle::type_object(name.py()).getattr(name)?.unbind()))
+    }
+
+    /// As `cycle.name` is.
+    fn bound_to<'py>(&self, cycle: &Bound<'py, HttpCycle>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, descriptor) = (cycle.py(), self.0.as_ptr());
+        // SAFETY: attached; a method of a type is a descriptor, whose `tp_descr_get` takes an object of that type, and
+        // returns a new reference or null with an exception.
+        unsafe {
+            let get = (*ffi::Py_TYPE(descriptor)).tp_descr_get.expect("a method is a descriptor");
+            Bound::from_owned_ptr_or_err(py, get(descriptor, cycle.as_ptr(), ffi::Py_TYPE(cycle.as_ptr()).cast()))
         }
     }
 }

@@ -54,6 +54,10 @@ impl Reply {
         Py::new(py, Reply { state: Guarded::new(State::Waiting { cycle, what, steps: None }) })
     }
 
+    fn is_done(&self) -> bool {
+        self.state.enter().is_ok_and(|state| matches!(*state, State::Done))
+    }
+
     /// `Ok(Ok)`: wait for this future. `Ok(Err)`: the result.
     fn step(&self, py: Python<'_>) -> PyResult<Result<Py<PyAny>, Py<PyAny>>> {
         let mut entered = self.state.enter()?;
@@ -150,7 +154,15 @@ unsafe extern "C" fn reply_send(
     _value: *mut ffi::PyObject,
     result: *mut *mut ffi::PyObject,
 ) -> ffi::PySendResult {
-    // The interpreter is attached already; this tells the binding so.
+    // SAFETY: called by the interpreter, attached, for an object of this type, with a place for the result.
+    unsafe {
+        let py = Python::assume_attached();
+        if Borrowed::from_ptr(py, slf).cast_unchecked::<Reply>().get().is_done() {
+            *result = py.None().into_ptr();
+            return ffi::PySendResult::PYGEN_RETURN;
+        }
+    }
+    // The interpreter is attached already; this tells the binding so, for what it may have to release.
     Python::attach(|py| {
         // SAFETY: called by the interpreter for an object of this type, with a place for the result.
         unsafe {

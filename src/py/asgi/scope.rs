@@ -58,13 +58,13 @@ impl ScopeBuilder {
         let templates = listeners
             .iter()
             .map(|(scheme, server)| template(py, scheme, server, root_path))
-            .collect::<PyResult<_>>()?;
+            .collect::<PyResult<Vec<_>>>()?;
         Ok(ScopeBuilder {
+            asgi: SpareDict::new(names::asgi(py), ASGI, &templates)?,
+            extensions: SpareDict::new(names::extensions(py), EXTENSIONS, &templates)?,
             templates,
             root_path: root_path.to_owned(),
             state: state.map(Bound::unbind),
-            asgi: SpareDict::new(py, ASGI)?,
-            extensions: SpareDict::new(py, EXTENSIONS)?,
             servers: Vec::new(),
             headers: std::iter::repeat_with(|| None).take(HEADER_ENTRIES).collect(),
             peers: std::iter::repeat_with(|| None).take(PEER_ENTRIES).collect(),
@@ -80,16 +80,21 @@ impl ScopeBuilder {
         local: Option<LocalAddress>,
     ) -> PyResult<Bound<'py, PyDict>> {
         let (head, bytes) = (request.head, request.bytes);
+        self.asgi.free(py, &self.templates)?;
+        self.extensions.free(py, &self.templates)?;
         let scope = copy(py, &self.templates[listener as usize])?;
         let raw_path = head.path.of(bytes);
-        scope.set_item(names::method(py), method(py, head.method.of(bytes)))?;
+        // What is not set is as most requests have it.
+        if head.method.of(bytes) != b"GET" {
+            scope.set_item(names::method(py), method(py, head.method.of(bytes)))?;
+        }
+        if !head.query.is_empty() {
+            scope.set_item(names::query_string(py), PyBytes::new(py, head.query.of(bytes)))?;
+        }
         scope.set_item(names::path(py), self.path(py, raw_path))?;
         scope.set_item(names::raw_path(py), self.raw_path(py, raw_path))?;
-        scope.set_item(names::query_string(py), PyBytes::new(py, head.query.of(bytes)))?;
         scope.set_item(names::headers(py), self.headers(py, request)?)?;
         scope.set_item(names::client(py), self.client(py, peer)?)?;
-        scope.set_item(names::asgi(py), self.asgi.take(py)?)?;
-        scope.set_item(names::extensions(py), self.extensions.take(py)?)?;
         if let Some(forwarded) = request.forwarded {
             if let Some((host, port)) = &forwarded.client {
                 scope.set_item(names::client(py), (&**host, *port))?;
@@ -206,19 +211,13 @@ fn template(py: Python<'_>, scheme: &str, server: &Py<PyAny>, root_path: &str) -
     scope.set_item(names::kind(py), "http")?;
     scope.set_item(names::asgi(py), py.None())?;
     scope.set_item(names::http_version(py), "1.1")?;
+    scope.set_item(names::method(py), intern!(py, "GET"))?;
+    scope.set_item(names::query_string(py), PyBytes::new(py, b""))?;
     scope.set_item(names::server(py), server)?;
     scope.set_item(names::scheme(py), scheme)?;
     scope.set_item("root_path", root_path)?;
     // Named here so that a copy has their places already.
-    for name in [
-        names::client(py),
-        names::method(py),
-        names::path(py),
-        names::raw_path(py),
-        names::query_string(py),
-        names::headers(py),
-        names::extensions(py),
-    ] {
+    for name in [names::client(py), names::path(py), names::raw_path(py), names::headers(py), names::extensions(py)] {
         scope.set_item(name, py.None())?;
     }
     Ok(scope.unbind())

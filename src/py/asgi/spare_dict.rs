@@ -1,7 +1,8 @@
 //! A SpareDict is a dictionary that every scope holds one of, and that no two requests may share: `extensions`, `asgi`.
 //!
-//! Building it anew costs more than the rest of a small scope. So it is kept, and given to the next request if by then
-//! nobody else holds it and nothing in it was changed; otherwise it is let go, and a new one is made.
+//! Building it anew costs more than the rest of a small scope. So it stands in the templates that scopes are copies of, and
+//! stays there for the next request if by then no request holds it and nothing in it was changed; otherwise it is let go,
+//! and a new one takes its place.
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -14,6 +15,7 @@ pub enum Value {
 }
 
 pub struct SpareDict {
+    name: Py<PyString>,
     contents: &'static [(&'static str, Value)],
     dict: Py<PyDict>,
     /// What the dictionary holds, in its order, while it is as it was made.
@@ -21,21 +23,26 @@ pub struct SpareDict {
 }
 
 impl SpareDict {
-    pub fn new(py: Python<'_>, contents: &'static [(&'static str, Value)]) -> PyResult<Self> {
-        let mut spare = SpareDict { contents, dict: PyDict::new(py).unbind(), entries: Vec::new() };
-        spare.make_anew(py)?;
+    /// Under `name` in all the `templates` there are.
+    pub fn new(
+        name: &Bound<'_, PyString>,
+        contents: &'static [(&'static str, Value)],
+        templates: &[Py<PyDict>],
+    ) -> PyResult<Self> {
+        let (py, name) = (name.py(), name.clone().unbind());
+        let mut spare = SpareDict { name, contents, dict: PyDict::new(py).unbind(), entries: Vec::new() };
+        spare.make_anew(py, templates)?;
         Ok(spare)
     }
 
-    /// A dictionary that is nobody else's.
-    pub fn take<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        if !self.is_as_new(py) {
-            self.make_anew(py)?;
-        }
-        Ok(self.dict.bind(py).clone())
+    /// See to it that what the same templates hold is no request's.
+    #[inline]
+    pub fn free(&mut self, py: Python<'_>, templates: &[Py<PyDict>]) -> PyResult<()> {
+        if self.is_as_new(py, templates.len()) { Ok(()) } else { self.make_anew(py, templates) }
     }
 
-    fn make_anew(&mut self, py: Python<'_>) -> PyResult<()> {
+    #[cold]
+    fn make_anew(&mut self, py: Python<'_>, templates: &[Py<PyDict>]) -> PyResult<()> {
         let dict = PyDict::new(py);
         let mut entries = Vec::with_capacity(self.contents.len());
         for (name, value) in self.contents {
@@ -47,13 +54,15 @@ impl SpareDict {
             dict.set_item(&name, &value)?;
             entries.push((name.unbind(), value.unbind()));
         }
+        templates.iter().try_for_each(|template| template.bind(py).set_item(&self.name, &dict))?;
         (self.dict, self.entries) = (dict.unbind(), entries);
         Ok(())
     }
 
-    fn is_as_new(&self, py: Python<'_>) -> bool {
+    fn is_as_new(&self, py: Python<'_>, templates: usize) -> bool {
         let dict = self.dict.bind(py);
-        if references(dict) != 1 || dict.len() != self.entries.len() {
+        // The templates hold it, and this.
+        if references(dict) != templates + 1 || dict.len() != self.entries.len() {
             return false;
         }
         let (mut position, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
@@ -70,7 +79,7 @@ fn is_untouched(value: &Bound<'_, PyAny>) -> bool {
     value.cast_exact::<PyDict>().map_or(true, |dict| dict.is_empty() && references(dict) == 2)
 }
 
-fn references(dict: &Bound<'_, PyDict>) -> isize {
+fn references(dict: &Bound<'_, PyDict>) -> usize {
     // SAFETY: attached, and the object is alive.
-    unsafe { ffi::Py_REFCNT(dict.as_ptr()) as isize }
+    unsafe { ffi::Py_REFCNT(dict.as_ptr()) as usize }
 }
