@@ -3,6 +3,7 @@
 Thousands of connections that drip a header byte a second, that never read what they ask for, and that post a byte a
 second, against a server with its default limits (time-outs shortened by `--timeouts`, so that a run ends). Tells the
 other requests' p99 before and during the attack, the server's memory, and when the last of the attackers was gone.
+`--nginx` shows what the same attack does to nginx: how much of it is the kernel's part, which no server escapes.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ KINDS = {
     "posts a byte a second": (b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n", b"x"),
 }
 TICK_S = 0.0002
-"""Bytes are dripped evenly over each second, one or two at a time, as peers that know nothing of each other would: ticks
+"""Bytes are dripped evenly over each second, one or two at a time, as by peers that know nothing of each other: ticks
 of some milliseconds would make bursts of them."""
 IDLE_TICK_S = 0.02
 """Who sends nothing only looks whether the server has ended it."""
@@ -109,6 +110,26 @@ def wake_up_in_time() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(29, 1)
 
 
+NGINX_CONF = """
+{user}daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.err crit;
+events {{ worker_connections 19000; }}
+http {{
+  access_log off; keepalive_requests 100000000; default_type text/plain; root {directory};
+  # One descriptor for all who ask for the file, or it is these that run out.
+  sendfile on; open_file_cache max=10 inactive=600s; open_file_cache_valid 600s;
+  client_header_timeout {timeout:g}s; client_body_timeout {timeout:g}s; send_timeout {timeout:g}s;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+  uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    location = / {{ return 200 "Hello, World!"; }}
+    # Asks a server behind it once the body is there, as a bare `return` would not wait for it.
+    location = /echo {{ proxy_pass http://127.0.0.1:{port}/; }}
+  }}
+}}
+"""
+
+
 def penstock(known: Servers, timeout_s: float) -> Server:
     def launch(port: int, directory: Path) -> Launch:
         timeouts = [f"--timeout-{what}={timeout_s:g}" for what in ("header", "body", "write")]
@@ -116,6 +137,18 @@ def penstock(known: Servers, timeout_s: float) -> Server:
         return Launch([str(known.penstock_command), "serve", *options, "apps:hostile"])
 
     return Server("penstock", launch)
+
+
+def nginx(known: Servers, timeout_s: float) -> Server:
+    def launch(port: int, directory: Path) -> Launch:
+        (directory / "large").write_bytes(bytes(65_536))
+        configuration = directory / "nginx.conf"
+        # Else its worker would be somebody who cannot enter our directories.
+        user = "user root;\n" if os.geteuid() == 0 else ""
+        configuration.write_text(NGINX_CONF.format(user=user, directory=directory, port=port, timeout=timeout_s))
+        return Launch([str(known.nginx_command), "-c", str(configuration), "-e", str(directory / "nginx.err")])
+
+    return Server("nginx", launch, None if known.nginx_command else "nginx is not installed")
 
 
 @dataclass(frozen=True)
@@ -142,7 +175,9 @@ class Ordeal:
             before = self._p99s_ms(process.port)
             tell_p99("before", before)
             memory_before = process.own_bytes()
-            attacks = {name: Attack(process.port, self.count, *drops) for name, drops in KINDS.items() if name in self.kinds}
+            attacks = {
+                name: Attack(process.port, self.count, *drops) for name, drops in KINDS.items() if name in self.kinds
+            }
             for attack in attacks.values():
                 attack.start()
                 attack.opened.wait()
@@ -153,7 +188,9 @@ class Ordeal:
                 attack.join(self.timeout_s * 3 + 30)
             tell_p99("after", self._p99s_ms(process.port))
         print(f"  p99 during / before: {statistics.median(during) / statistics.median(before):.2f}x")
-        print(f"  memory grown: {grown / 2**20:.1f} MiB, {grown / (len(self.kinds) * self.count):.0f} bytes a connection")
+        print(
+            f"  memory grown: {grown / 2**20:.1f} MiB, {grown / (len(self.kinds) * self.count):.0f} bytes a connection"
+        )
         for name, attack in attacks.items():
             last = max(attack.gone, default=float("nan"))
             print(f"  {name}: {len(attack.gone)} of {self.count} gone, the last {last:.1f} s after they had come")
@@ -180,14 +217,21 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rounds", type=int, default=30, help="measurements before, during and after")
     parser.add_argument("--seconds", type=float, default=0.5, help="of a measurement")
     parser.add_argument("--only", choices=[name.split()[0] for name in KINDS], help="one kind of them; default: all")
+    parser.add_argument("--nginx", action="store_true", help="attack nginx as well, with the same time-outs")
     options = parser.parse_args(argv)
     kinds = tuple(name for name in KINDS if options.only in (None, name.split()[0]))
     limit = raise_descriptor_limit()
     wake_up_in_time()
     count = min(options.count, (limit - 500) // len(KINDS))
     ordeal = Ordeal(count, options.rate, options.rounds, options.seconds, options.timeouts, kinds)
+    known, cpus = Servers(Peers(ROOT / ".venv-peers")), Cpus.choose()
     try:
-        all_gone = ordeal.of(penstock(Servers(Peers(ROOT / ".venv-peers")), options.timeouts), Cpus.choose())
+        all_gone = ordeal.of(penstock(known, options.timeouts), cpus)
+        if options.nginx:
+            beside = nginx(known, options.timeouts)
+            if beside.missing:
+                raise BenchError(beside.missing)
+            ordeal.of(beside, cpus)
     except BenchError as error:
         print(f"hostile: {error}", file=sys.stderr)
         return 2
