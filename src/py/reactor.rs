@@ -129,8 +129,8 @@ impl Reactor {
     }
 
     /// Turns, detached, until one has something for Python or `timeout` has passed. The owners they let go of are released
-    /// once attached again.
-    fn turn(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<()> {
+    /// once attached again. Tells when that was, if durations are measured.
+    fn turn(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<Option<Instant>> {
         let mut entered = self.inner.enter()?;
         let inner = entered.as_mut().ok_or_else(|| PyRuntimeError::new_err("the event loop is closed"))?;
         if let Some(since) = inner.attached_at.take() {
@@ -156,13 +156,15 @@ impl Reactor {
         if let Some(reporter) = &inner.event_loop.service.reporter {
             reporter.work();
         }
+        let attached_at = inner.attached_at;
         let mut released = std::mem::take(inner.event_loop.io.take_released());
         drop(entered);
-        if !released.is_empty() {
-            // A released object's finalizer may run any Python, so not while inside.
-            owners::release(py, &mut released);
+        if released.is_empty() {
+            return Ok(attached_at);
         }
-        Ok(())
+        // A released object's finalizer may run any Python, so not while inside.
+        owners::release(py, &mut released);
+        Ok(None)
     }
 
     /// Handle the next event of the streams. False if there is none.
@@ -180,10 +182,13 @@ impl Reactor {
         Ok(true)
     }
 
-    /// Run the events of this turn, within the budget. Returns whether some are left.
-    fn run_batch(&self, py: Python<'_>) -> PyResult<bool> {
+    /// Run the events of this turn, within the budget. Returns whether some are left. `now`, if somebody has looked.
+    fn run_batch(&self, py: Python<'_>, now: Option<Instant>) -> PyResult<bool> {
         let mut ran = 0;
-        let outcome = datagram::run(self, py, &mut ran).and_then(|()| self.run_events(py, Instant::now(), &mut ran));
+        let outcome = datagram::run(self, py, &mut ran).and_then(|()| {
+            let now = now.filter(|_| ran == 0);
+            self.run_events(py, now.unwrap_or_else(Instant::now), &mut ran)
+        });
         if ran > 0 {
             self.counters.batch.record(ran);
         }
@@ -401,8 +406,8 @@ impl Reactor {
                 Some(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
                 None => None,
             };
-            self.turn(py, wait)?;
-            events_left = self.run_batch(py)?;
+            let attached_at = self.turn(py, wait)?;
+            events_left = self.run_batch(py, attached_at)?;
             py.check_signals()?;
             if let Some(ready) = self.take_ready(py)? {
                 return Ok(ready);
