@@ -205,6 +205,21 @@ fn a_server_that_never_answers_times_out_every_request_and_the_run_ends() {
 }
 
 #[test]
+fn an_answer_without_an_end_times_out_however_fast_it_comes() {
+    let address = server(|mut stream| {
+        if request(&mut stream).is_some() {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
+            while stream.write_all(&chunk).is_ok() {}
+        }
+    });
+    let started = Instant::now();
+    let report = run(&plan(address)).unwrap();
+    assert_eq!((report.answers(), only(&report).errors.count(ErrorKind::TimedOut)), (0, 4));
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
 fn requests_that_were_due_but_never_sent_are_counted_too() {
     let address = server(|mut stream| while request(&mut stream).is_some() {});
     let report = run(&HttpPlan { connections: 1, pace: Pace::PerSecond(100.0), ..plan(address) }).unwrap();

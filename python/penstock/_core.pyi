@@ -459,7 +459,7 @@ class LoadReport(TypedDict):
 
     `answers` are all good ones, those of the warm-up included; `answers_in_time` those of the measured time. The
     buckets of `histogram_us` are latencies in microseconds, and how many took at most that, and more than the one
-    before.
+    before. `tls` is the version, the cipher suite and how many sessions there were.
     """
 
     duration_s: float
@@ -470,6 +470,7 @@ class LoadReport(TypedDict):
     rate: float
     latency_us: LatencyReport
     histogram_us: list[tuple[float, int]]
+    tls: tuple[str, str, int] | None
     targets: list[TargetReport]
 
 def run_http_load(
@@ -489,6 +490,7 @@ def run_http_load(
     body: bytes | None = None,
     statuses: tuple[int, int] = ...,
     sleeps: bool = False,
+    tls: tuple[str, Sequence[bytes] | None] | None = None,
     progress: Callable[[float, int, int], object] | None = None,
 ) -> LoadReport:
     """Load the HTTP server at `host:port` and tell what it answered.
@@ -501,6 +503,7 @@ def run_http_load(
 
     `method`, `host_header`, `headers` and `body` are every request's; an answer is good if its status is within
     `statuses`. About ten times a second `progress` is called with the seconds so far, the good answers and the errors.
+    `tls` is the server's name and the certificates (DER) of the authorities that are trusted, or None for anybody's.
     Raises ValueError for an impossible plan and ConnectionError when there is no server; requests that fail are
     counted by kind.
     """
@@ -516,6 +519,7 @@ def run_tcp_load(
     duration_s: float = 3.0,
     warm_up_s: float = 0.0,
     answer_timeout_s: float = 10.0,
+    tls: tuple[str, Sequence[bytes] | None] | None = None,
     progress: Callable[[float, int, int], object] | None = None,
 ) -> LoadReport:
     """Load the TCP server at `host:port`, which is to send each `message` back, byte for byte.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::LoadError;
 use super::http::{self, Requests};
 use super::latency::Latencies;
+use super::patience::Patience;
 use super::report::{ErrorKind, Errors};
 use super::response::ResponseReader;
 use super::run::{Answer, Dialogue, Malformed};
@@ -141,6 +142,13 @@ struct Member {
     is_asked: bool,
 }
 
+struct Asked {
+    index: u32,
+    at_us: u32,
+    /// The same time by the crowd's patience.
+    sent_ms: u32,
+}
+
 pub struct Crowd {
     plan: CrowdPlan,
     poller: Box<dyn Poller>,
@@ -148,14 +156,15 @@ pub struct Crowd {
     members: Vec<Member>,
     /// Answers that have come in part.
     partial: HashMap<u32, Reader>,
-    /// Who was asked when, in order; those that have answered since stay until they come to the front.
-    asked: VecDeque<(u32, u32)>,
+    /// Who was asked, in order; those that have answered since stay until they come to the front.
+    asked: VecDeque<Asked>,
     waiting: usize,
     open: usize,
     lost_before: u64,
     tally: Tally,
     is_called: bool,
     started: Instant,
+    patience: Patience,
     phase_began: Instant,
     told: Instant,
 }
@@ -180,6 +189,7 @@ impl Crowd {
             tally: Tally::default(),
             is_called: false,
             started: now,
+            patience: Patience::default(),
             phase_began: now,
             told: now,
         })
@@ -371,7 +381,8 @@ impl Crowd {
         let member = &mut self.members[index];
         if member.stream.is_some() && !member.is_asked {
             (member.asked_us, member.is_asked) = (now_us, true);
-            self.asked.push_back((index as u32, now_us));
+            let sent_ms = (self.patience.now_ns() / 1_000_000) as u32;
+            self.asked.push_back(Asked { index: index as u32, at_us: now_us, sent_ms });
             self.waiting += 1;
             self.tally.asked += 1;
         }
@@ -399,7 +410,8 @@ impl Crowd {
         }
         self.completions = completions;
         self.poller.recycle();
-        self.expire(now_us);
+        self.expire();
+        self.patience.turned(self.started.elapsed().as_nanos() as u64);
         waited.map_err(|source| LoadError::Kernel { doing: "waiting for answers", source })
     }
 
@@ -448,12 +460,12 @@ impl Crowd {
     }
 
     /// Who was asked too long ago is lost.
-    fn expire(&mut self, now_us: u32) {
-        let timeout_us = self.plan.answer_timeout.as_micros();
-        while let Some(&(index, asked_us)) = self.asked.front() {
+    fn expire(&mut self) {
+        let looked_ms = (self.patience.now_ns() / 1_000_000) as u32;
+        while let Some(&Asked { index, at_us, sent_ms }) = self.asked.front() {
             let member = &self.members[index as usize];
-            if member.is_asked && member.asked_us == asked_us {
-                if u128::from(now_us.wrapping_sub(asked_us)) <= timeout_us {
+            if member.is_asked && member.asked_us == at_us {
+                if u128::from(looked_ms.wrapping_sub(sent_ms)) <= self.plan.answer_timeout.as_millis() {
                     return;
                 }
                 let timeout_s = self.plan.answer_timeout.as_secs_f64();

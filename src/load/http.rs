@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::LoadError;
 pub use super::plan::{HttpPlan, Pace, RequestParts, Target};
-pub use super::report::{ErrorKind, Errors, LoadReport, TargetReport};
+pub use super::report::{ErrorKind, Errors, LoadReport, TargetReport, TlsReport};
 use super::response::{KnownHead, ResponseReader};
 pub use super::run::Progress;
 use super::run::{Answer, Dialogue, LanePlan, Malformed, run_lanes};
@@ -28,7 +28,7 @@ pub fn run_until(plan: &HttpPlan, watch: &mut dyn FnMut(Progress) -> bool) -> Re
         },
     };
     let lanes = plan.targets.iter().zip(plan.shares()).map(lane).collect();
-    run_lanes(&plan.schedule(), lanes, watch)
+    run_lanes(&plan.schedule(), plan.tls.as_ref(), lanes, watch)
 }
 
 /// GETs of one path, with responses of status 200.

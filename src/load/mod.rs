@@ -7,10 +7,12 @@
 pub mod crowd;
 pub mod http;
 pub mod latency;
+mod patience;
 mod plan;
 mod report;
 mod response;
 mod run;
+mod secure;
 pub mod tcp;
 pub mod udp;
 
@@ -26,6 +28,8 @@ pub enum LoadError {
     Plan(String),
     /// The first connections could not be opened.
     Connect { address: SocketAddr, opened: usize, wanted: usize, source: io::Error },
+    /// Somebody is there, and the first connections' sessions did not come about.
+    Handshake { address: SocketAddr, opened: usize, wanted: usize, problem: String },
     /// Every connection was lost and none could be opened again for this long.
     ServerGone { address: SocketAddr, waited: Duration },
     /// The kernel refused something that the run needs.
@@ -42,6 +46,10 @@ impl fmt::Display for LoadError {
                 out,
                 "expected {wanted} connections to {address}, opened {opened}, then: {source}; is the server running?"
             ),
+            LoadError::Handshake { address, opened, wanted, problem } => write!(
+                out,
+                "expected {wanted} TLS sessions with {address}, made {opened}, then the handshake failed: {problem}"
+            ),
             LoadError::ServerGone { address, waited } => write!(
                 out,
                 "every connection to {address} was lost, and none could be opened for {:.1} s: did the server stop?",
@@ -57,7 +65,10 @@ impl std::error::Error for LoadError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             LoadError::Connect { source, .. } | LoadError::Kernel { source, .. } => Some(source),
-            LoadError::Plan(_) | LoadError::ServerGone { .. } | LoadError::Interrupted => None,
+            LoadError::Plan(_)
+            | LoadError::Handshake { .. }
+            | LoadError::ServerGone { .. }
+            | LoadError::Interrupted => None,
         }
     }
 }

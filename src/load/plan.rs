@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::LoadError;
+use crate::protocol::tls;
 
 /// When requests are made.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -61,10 +62,12 @@ fn problem(text: String) -> Result<(), LoadError> {
 }
 
 /// A message that a server is to send back, with what frames it.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct EchoPlan {
     pub schedule: Schedule,
     pub message: Vec<u8>,
+    /// None is plain TCP.
+    pub tls: Option<tls::Client>,
 }
 
 impl EchoPlan {
@@ -159,9 +162,11 @@ fn is_field_value(text: &str) -> bool {
 }
 
 /// What to ask of whom, for how long.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, Debug)]
 pub struct HttpPlan {
     pub address: SocketAddr,
+    /// None is plain HTTP.
+    pub tls: Option<tls::Client>,
     pub targets: Vec<Target>,
     pub parts: RequestParts,
     /// An answer with another status is an error.
@@ -186,6 +191,7 @@ impl HttpPlan {
     pub fn get(address: SocketAddr, path: &str) -> Self {
         HttpPlan {
             address,
+            tls: None,
             targets: vec![Target { path: path.to_owned(), weight: 1, body_bytes: 0 }],
             parts: RequestParts::default(),
             statuses: 200..=200,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::latency::Latencies;
+use crate::protocol::tls::Agreed;
 
 /// What can go wrong with one request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +105,15 @@ pub struct LoadReport {
     /// Connections opened again, after an error or a `Connection: close`.
     pub reconnects: u64,
     pub targets: Vec<TargetReport>,
+    /// Of a load over TLS that had a session.
+    pub tls: Option<TlsReport>,
+}
+
+/// What the first session agreed on, and how many there were: one for each connection that was opened, and opened again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsReport {
+    pub agreed: Agreed,
+    pub sessions: u64,
 }
 
 impl LoadReport {

@@ -9,17 +9,21 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io::Write;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::LoadError;
 use super::latency::Latencies;
+use super::patience::Patience;
 use super::plan::{Pace, Schedule};
-use super::report::{ErrorKind, Errors, LoadReport, TargetReport};
+use super::report::{ErrorKind, Errors, LoadReport, TargetReport, TlsReport};
+use super::secure::{Refusal, handshake};
 use crate::core::buffer::{BufferPool, Owner, SegmentQueue};
 use crate::core::poller::{self, Completion, Poller, PollerKind, SendOutcome};
 use crate::core::token::Token;
+use crate::protocol::tls::{Client, Session};
 
 /// One whole answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,16 +66,17 @@ pub(super) struct LanePlan<D> {
     pub dialogue: D,
 }
 
-/// Make the load and wait for its end, telling `watch` about ten times a second how far it is; if that says so, the
-/// end is at once. The plan has been checked.
+/// Make the load, over TLS if it is said with whom, and wait for its end, telling `watch` about ten times a second how far
+/// it is; if that says so, the end is at once. The plan has been checked.
 pub(super) fn run_lanes<D: Dialogue>(
     schedule: &Schedule,
+    tls: Option<&Client>,
     lanes: Vec<LanePlan<D>>,
     watch: &mut dyn FnMut(Progress) -> bool,
 ) -> Result<LoadReport, LoadError> {
     let mut poller =
         poller::open(PollerKind::Auto).map_err(|source| LoadError::Kernel { doing: "making a poller", source })?;
-    let mut run = Run::open(schedule, lanes, poller.as_mut())?;
+    let mut run = Run::open(schedule, tls, lanes, poller.as_mut())?;
     run.turn_until_done(watch)?;
     Ok(run.into_report())
 }
@@ -89,7 +94,7 @@ const SWEEP_NS: u64 = 100_000_000;
 /// How long opening a lost connection again may hold up the others.
 const RECONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A request on its way: when it was due, and when it was handed to its connection.
+/// A request on its way: when it was due, and when, by the run's patience, it was handed to its connection.
 #[derive(Clone, Copy)]
 struct Asked {
     due_ns: u64,
@@ -101,6 +106,8 @@ struct Connection<R> {
     token: Token,
     /// None while it is lost.
     stream: Option<TcpStream>,
+    /// Over TLS, and as long as the stream.
+    session: Option<Box<Session>>,
     output: SegmentQueue,
     /// The poller will say when the rest of `output` may go.
     blocked: bool,
@@ -132,6 +139,11 @@ impl<D> Lane<D> {
 
 struct Run<'a, D: Dialogue> {
     schedule: &'a Schedule,
+    tls: Option<&'a Client>,
+    /// What a session has read, and what it has to say to that.
+    plain: Vec<u8>,
+    sealed: Vec<u8>,
+    made: Option<TlsReport>,
     poller: &'a mut dyn Poller,
     pool: BufferPool,
     released: Vec<Owner>,
@@ -141,13 +153,19 @@ struct Run<'a, D: Dialogue> {
     /// Since when no connection at all is open.
     all_lost_since_ns: Option<u64>,
     started: Instant,
+    patience: Patience,
     /// Requests due from here on are measured, and none is due after `ends_ns`.
     begins_ns: u64,
     ends_ns: u64,
 }
 
 impl<'a, D: Dialogue> Run<'a, D> {
-    fn open(schedule: &'a Schedule, plans: Vec<LanePlan<D>>, poller: &'a mut dyn Poller) -> Result<Self, LoadError> {
+    fn open(
+        schedule: &'a Schedule,
+        tls: Option<&'a Client>,
+        plans: Vec<LanePlan<D>>,
+        poller: &'a mut dyn Poller,
+    ) -> Result<Self, LoadError> {
         let shares: Vec<usize> = plans.iter().map(|plan| plan.connections).collect();
         let lanes = plans.into_iter().map(|plan| lane(schedule, plan)).collect();
         let owners = shares.iter().enumerate().flat_map(|(lane, share)| std::iter::repeat_n(lane, *share));
@@ -155,6 +173,10 @@ impl<'a, D: Dialogue> Run<'a, D> {
         let begins_ns = schedule.warm_up.as_nanos() as u64;
         let mut run = Run {
             schedule,
+            tls,
+            plain: Vec::new(),
+            sealed: Vec::new(),
+            made: None,
             poller,
             pool: BufferPool::default(),
             released: Vec::new(),
@@ -163,15 +185,15 @@ impl<'a, D: Dialogue> Run<'a, D> {
             reconnects: 0,
             all_lost_since_ns: None,
             started: Instant::now(),
+            patience: Patience::default(),
             begins_ns,
             ends_ns: begins_ns + schedule.duration.as_nanos() as u64,
         };
         for index in 0..run.connections.len() {
-            run.connect(index, schedule.answer_timeout).map_err(|source| LoadError::Connect {
-                address: schedule.address,
-                opened: index,
-                wanted: schedule.connections,
-                source,
+            let (address, opened, wanted) = (schedule.address, index, schedule.connections);
+            run.connect(index, schedule.answer_timeout).map_err(|refusal| match refusal {
+                Refusal::Kernel(source) => LoadError::Connect { address, opened, wanted, source },
+                Refusal::Handshake(problem) => LoadError::Handshake { address, opened, wanted, problem },
             })?;
         }
         run.started = Instant::now();
@@ -183,12 +205,12 @@ impl<'a, D: Dialogue> Run<'a, D> {
     }
 
     fn turn_until_done(&mut self, watch: &mut dyn FnMut(Progress) -> bool) -> Result<(), LoadError> {
-        let drained_ns = self.ends_ns + self.schedule.answer_timeout.as_nanos() as u64;
         let (mut completions, mut next_sweep_ns) = (Vec::with_capacity(1024), SWEEP_NS);
+        let mut drain = Drain::default();
         loop {
             let now_ns = self.now_ns();
             self.ask_all(now_ns);
-            if now_ns >= self.ends_ns && (now_ns >= drained_ns || !self.anything_due()) {
+            if now_ns >= self.ends_ns && (drain.is_over(self.schedule.answer_timeout) || !self.anything_due()) {
                 self.give_up_rest(now_ns);
                 return Ok(());
             }
@@ -197,6 +219,9 @@ impl<'a, D: Dialogue> Run<'a, D> {
                 .wait(Some(timeout), &mut completions)
                 .map_err(|source| LoadError::Kernel { doing: "waiting for answers", source })?;
             let now_ns = self.now_ns();
+            if now_ns >= self.ends_ns {
+                drain.looked(self.patience.now_ns(), completions.is_empty());
+            }
             for completion in completions.drain(..) {
                 self.complete(completion, now_ns);
             }
@@ -208,6 +233,7 @@ impl<'a, D: Dialogue> Run<'a, D> {
                     return Err(LoadError::Interrupted);
                 }
             }
+            self.patience.turned(now_ns);
         }
     }
 
@@ -258,7 +284,7 @@ impl<'a, D: Dialogue> Run<'a, D> {
             }
             let Some(index) = self.take_free(lane) else { return };
             self.lanes[lane].begun += 1;
-            self.put_request(index, due_ns, now_ns);
+            self.put_request(index, due_ns);
             self.flush(index, now_ns);
             self.queue_if_free(index);
         }
@@ -271,7 +297,7 @@ impl<'a, D: Dialogue> Run<'a, D> {
             let Some(index) = self.take_free(lane) else { return };
             let now_ns = self.now_ns();
             while self.connections[index].asked.len() < self.schedule.pipeline {
-                self.put_request(index, now_ns, now_ns);
+                self.put_request(index, now_ns);
             }
             self.flush(index, now_ns);
         }
@@ -295,9 +321,15 @@ impl<'a, D: Dialogue> Run<'a, D> {
         }
     }
 
-    fn put_request(&mut self, index: usize, due_ns: u64, sent_ns: u64) {
+    fn put_request(&mut self, index: usize, due_ns: u64) {
+        let sent_ns = self.patience.now_ns();
         let connection = &mut self.connections[index];
-        connection.output.push_copy(&mut self.pool, self.lanes[connection.lane].dialogue.request());
+        let request = self.lanes[connection.lane].dialogue.request();
+        match &mut connection.session {
+            None => connection.output.push_copy(&mut self.pool, request),
+            // What cannot be sealed, as in a session that has ended, is not sent; the end is told by the connection's own.
+            Some(session) => drop(connection.output.append_with(&mut self.pool, |out| session.send(request, out))),
+        }
         connection.asked.push_back(Asked { due_ns, sent_ns });
     }
 
@@ -344,11 +376,43 @@ impl<'a, D: Dialogue> Run<'a, D> {
             Completion::Failed { errno, .. } => self.lose(index, ErrorKind::Broken, now_ns, || {
                 format!("the connection broke: {}", std::io::Error::from_raw_os_error(errno))
             }),
-            _ => self.lose(index, ErrorKind::Closed, now_ns, || "the server closed before the whole answer".to_owned()),
+            _ => {
+                let within = self.connections[index].session.as_ref().is_some_and(|session| session.is_within_record());
+                self.lose(index, ErrorKind::Closed, now_ns, || closed(within));
+            }
         }
     }
 
-    fn received(&mut self, index: usize, mut bytes: &[u8], now_ns: u64) {
+    fn received(&mut self, index: usize, bytes: &[u8], now_ns: u64) {
+        match self.connections[index].session {
+            None => self.read(index, bytes, now_ns),
+            Some(_) => self.unseal(index, bytes, now_ns),
+        }
+    }
+
+    /// What was said before a session's end counts, whatever ended it.
+    fn unseal(&mut self, index: usize, bytes: &[u8], now_ns: u64) {
+        let (mut plain, mut sealed) = (std::mem::take(&mut self.plain), std::mem::take(&mut self.sealed));
+        let connection = &mut self.connections[index];
+        let token = connection.token;
+        let session = connection.session.as_mut().expect("it is asked of those that have one");
+        let outcome = session.receive(bytes, &mut plain, &mut sealed);
+        let is_ended = session.is_ended();
+        connection.output.push_copy(&mut self.pool, &sealed);
+        self.read(index, &plain, now_ns);
+        if self.connections[index].token == token {
+            match outcome {
+                Err(error) => self.lose(index, ErrorKind::Broken, now_ns, || error.to_string()),
+                Ok(()) if is_ended => self.lose(index, ErrorKind::Closed, now_ns, || closed(false)),
+                Ok(()) => self.flush(index, now_ns),
+            }
+        }
+        plain.clear();
+        sealed.clear();
+        (self.plain, self.sealed) = (plain, sealed);
+    }
+
+    fn read(&mut self, index: usize, mut bytes: &[u8], now_ns: u64) {
         while !bytes.is_empty() {
             let connection = &mut self.connections[index];
             let dialogue = &mut self.lanes[connection.lane].dialogue;
@@ -389,7 +453,7 @@ impl<'a, D: Dialogue> Run<'a, D> {
             report.latencies.record_ns(now_ns.saturating_sub(asked.due_ns));
         }
         if answer.last {
-            self.lose(index, ErrorKind::Closed, now_ns, || "the server closed before the whole answer".to_owned());
+            self.lose(index, ErrorKind::Closed, now_ns, || closed(false));
         }
         !answer.last
     }
@@ -409,9 +473,7 @@ impl<'a, D: Dialogue> Run<'a, D> {
 
     fn reopen(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        if let Some(stream) = connection.stream.take() {
-            self.poller.forget(connection.token, stream.as_raw_fd());
-        }
+        connection.let_go(self.poller);
         connection.output.clear(&mut self.pool, &mut self.released);
         connection.asked.clear();
         connection.reader = D::Reader::default();
@@ -430,13 +492,21 @@ impl<'a, D: Dialogue> Run<'a, D> {
         }
     }
 
-    fn connect(&mut self, index: usize, timeout: Duration) -> std::io::Result<()> {
+    fn connect(&mut self, index: usize, timeout: Duration) -> Result<(), Refusal> {
         let stream = TcpStream::connect_timeout(&self.schedule.address, timeout)?;
         stream.set_nodelay(true)?;
+        let session = match self.tls {
+            Some(client) => Some(Box::new(handshake(&stream, client, timeout)?)),
+            None => None,
+        };
         stream.set_nonblocking(true)?;
         let connection = &mut self.connections[index];
         self.poller.receive(connection.token, stream.as_raw_fd())?;
         connection.stream = Some(stream);
+        if let Some(agreed) = session.as_ref().and_then(|session| session.agreed()) {
+            self.made.get_or_insert(TlsReport { agreed, sessions: 0 }).sessions += 1;
+        }
+        connection.session = session;
         self.all_lost_since_ns = None;
         self.queue_if_free(index);
         Ok(())
@@ -445,11 +515,12 @@ impl<'a, D: Dialogue> Run<'a, D> {
     /// Find answers that take too long, and open lost connections again.
     fn sweep(&mut self, now_ns: u64) -> Result<(), LoadError> {
         let timeout_ns = self.schedule.answer_timeout.as_nanos() as u64;
+        let looked_ns = self.patience.now_ns();
         for index in 0..self.connections.len() {
             let connection = &self.connections[index];
             if connection.stream.is_none() {
                 self.reconnect(index);
-            } else if connection.asked.front().is_some_and(|asked| now_ns - asked.sent_ns > timeout_ns) {
+            } else if connection.asked.front().is_some_and(|asked| looked_ns - asked.sent_ns > timeout_ns) {
                 let timeout_s = self.schedule.answer_timeout.as_secs_f64();
                 self.lose(index, ErrorKind::TimedOut, now_ns, || format!("no whole answer within {timeout_s} s"));
             }
@@ -494,18 +565,45 @@ impl<'a, D: Dialogue> Run<'a, D> {
             duration: self.schedule.duration,
             reconnects: self.reconnects,
             targets: std::mem::take(&mut self.lanes).into_iter().map(|lane| lane.report).collect(),
+            tls: self.made.take(),
         }
+    }
+}
+
+/// The time after the load's end in which the last answers come, by the run's patience.
+#[derive(Default)]
+struct Drain {
+    /// When the first wait and the last one began, and whether the last one found nothing.
+    first_ns: Option<u64>,
+    last_ns: u64,
+    found_nothing: bool,
+}
+
+impl Drain {
+    fn looked(&mut self, began_ns: u64, found_nothing: bool) {
+        self.first_ns.get_or_insert(began_ns);
+        (self.last_ns, self.found_nothing) = (began_ns, found_nothing);
+    }
+
+    /// It is over with a wait that begins after its time and finds nothing: answers that lie in the sockets are not late.
+    /// A server that never stops sending is waited for once more as long.
+    fn is_over(&self, timeout: Duration) -> bool {
+        let (timeout_ns, waited_ns) = (timeout.as_nanos() as u64, self.last_ns - self.first_ns.unwrap_or(self.last_ns));
+        waited_ns >= timeout_ns && (self.found_nothing || waited_ns >= 2 * timeout_ns)
     }
 }
 
 impl<D: Dialogue> Drop for Run<'_, D> {
     fn drop(&mut self) {
         for connection in &mut self.connections {
-            if let Some(stream) = connection.stream.take() {
-                self.poller.forget(connection.token, stream.as_raw_fd());
-            }
+            connection.let_go(self.poller);
         }
     }
+}
+
+fn closed(within_record: bool) -> String {
+    let before = if within_record { "within a TLS record" } else { "before the whole answer" };
+    format!("the server closed {before}")
 }
 
 impl<R: Default> Connection<R> {
@@ -514,12 +612,24 @@ impl<R: Default> Connection<R> {
             lane,
             token: Token::new(index as u32, 0),
             stream: None,
+            session: None,
             output: SegmentQueue::new(),
             blocked: false,
             queued: false,
             reader: R::default(),
             asked: VecDeque::new(),
             answers: 0,
+        }
+    }
+
+    /// Close it; a session says so, if all that it said before has left.
+    fn let_go(&mut self, poller: &mut dyn Poller) {
+        let (Some(mut stream), session) = (self.stream.take(), self.session.take()) else { return };
+        poller.forget(self.token, stream.as_raw_fd());
+        if let Some(mut session) = session.filter(|_| self.output.is_empty()) {
+            let mut farewell = Vec::new();
+            session.close(&mut farewell);
+            let _ = stream.write(&farewell);
         }
     }
 

@@ -14,7 +14,7 @@ pub fn run_until(plan: &EchoPlan, watch: &mut dyn FnMut(Progress) -> bool) -> Re
         connections: plan.schedule.connections,
         dialogue: Echo { message: plan.message.clone() },
     };
-    run_lanes(&plan.schedule, vec![lane], watch)
+    run_lanes(&plan.schedule, plan.tls.as_ref(), vec![lane], watch)
 }
 
 /// The message, and its echo.

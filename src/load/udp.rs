@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::LoadError;
 use super::latency::Latencies;
+use super::patience::Patience;
 pub use super::plan::{DatagramPlan, Pace, Schedule};
 use super::report::Errors;
 pub use super::report::{ErrorKind, LoadReport, TargetReport};
@@ -47,6 +48,7 @@ pub fn run_until(plan: &DatagramPlan, watch: &mut dyn FnMut(Progress) -> bool) -
 struct OnItsWay {
     number: u64,
     due_ns: u64,
+    /// By the run's patience.
     sent_ns: u64,
 }
 
@@ -76,6 +78,7 @@ struct Run<'a> {
     with_outbox: Vec<usize>,
     report: TargetReport,
     started: Instant,
+    patience: Patience,
     begins_ns: u64,
     ends_ns: u64,
 }
@@ -127,6 +130,7 @@ impl<'a> Run<'a> {
             },
             begun: 0,
             started: Instant::now(),
+            patience: Patience::default(),
             begins_ns,
             ends_ns: begins_ns + schedule.duration.as_nanos() as u64,
         })
@@ -169,6 +173,7 @@ impl<'a> Run<'a> {
                     return Err(LoadError::Interrupted);
                 }
             }
+            self.patience.turned(now_ns);
         }
     }
 
@@ -197,7 +202,7 @@ impl<'a> Run<'a> {
             self.begun += 1;
             let peer = &self.peers[index];
             if peer.on_their_way.len() < MOST_ON_THEIR_WAY && peer.outbox.len() < BATCH {
-                self.queue(index, due_ns, now_ns);
+                self.queue(index, due_ns);
                 continue;
             }
             self.report.errors.add(ErrorKind::NeverSent, 1, || "no room to send what was due".to_owned());
@@ -211,11 +216,12 @@ impl<'a> Run<'a> {
     fn fill(&mut self, index: usize) {
         let now_ns = self.now_ns();
         while self.peers[index].on_their_way.len() < self.schedule.pipeline {
-            self.queue(index, now_ns, now_ns);
+            self.queue(index, now_ns);
         }
     }
 
-    fn queue(&mut self, index: usize, due_ns: u64, sent_ns: u64) {
+    fn queue(&mut self, index: usize, due_ns: u64) {
+        let sent_ns = self.patience.now_ns();
         let peer = &mut self.peers[index];
         if peer.outbox.is_empty() {
             self.with_outbox.push(index);
@@ -286,9 +292,10 @@ impl<'a> Run<'a> {
 
     fn give_up_lost(&mut self, now_ns: u64) {
         let timeout_ns = self.schedule.answer_timeout.as_nanos() as u64;
+        let looked_ns = self.patience.now_ns();
         for (index, peer) in self.peers.iter_mut().enumerate() {
             let before = peer.on_their_way.len();
-            while peer.on_their_way.front().is_some_and(|sent| now_ns.saturating_sub(sent.sent_ns) > timeout_ns) {
+            while peer.on_their_way.front().is_some_and(|sent| looked_ns - sent.sent_ns > timeout_ns) {
                 let sent = peer.on_their_way.pop_front().expect("there is one");
                 let what = || format!("no echo within {} s", self.schedule.answer_timeout.as_secs_f64());
                 self.report.errors.add(ErrorKind::TimedOut, 1, what);
@@ -308,7 +315,7 @@ impl<'a> Run<'a> {
         for (index, peer) in self.peers.iter().enumerate() {
             self.poller.forget(Token::new(index as u32, 0), peer.socket.as_raw_fd());
         }
-        LoadReport { duration: self.schedule.duration, reconnects: 0, targets: vec![self.report] }
+        LoadReport { duration: self.schedule.duration, reconnects: 0, targets: vec![self.report], tls: None }
     }
 }
 

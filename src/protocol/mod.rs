@@ -3,3 +3,4 @@
 pub mod framing;
 pub mod http1;
 pub mod proxy_protocol;
+pub mod tls;

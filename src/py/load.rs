@@ -14,6 +14,7 @@ use crate::load::http::{
 use crate::load::latency::Latencies;
 use crate::load::tcp::{self, EchoPlan, Schedule};
 use crate::load::udp::{self, DatagramPlan};
+use crate::protocol::tls::{Client, Trust};
 
 /// Load the HTTP server at `host:port` and tell what it answered.
 ///
@@ -24,13 +25,14 @@ use crate::load::udp::{self, DatagramPlan};
 /// due, for a load that shares its processor; else it spins, so that no wake-up's delay counts as the server's.
 /// `method`, `host_header`, `headers` and `body` are every request's; an answer is good if its status is within
 /// `statuses`. `progress(elapsed_s, answers, errors)` is called about ten times a second.
+/// `tls` is the server's name and the certificates (DER) of the authorities that are trusted, or None for anybody's.
 /// Times are in seconds, latencies in microseconds. Raises ValueError for an impossible plan and ConnectionError
 /// when there is no server; requests that fail are counted by kind.
 #[pyfunction]
 #[pyo3(signature = (
     host, port, *, targets, connections = 64, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
     answer_timeout_s = 10.0, method = None, host_header = None, headers = Vec::new(), body = None,
-    statuses = (200, 200), sleeps = false, progress = None
+    statuses = (200, 200), sleeps = false, tls = None, progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // they are keywords in Python
 pub fn run_http_load<'py>(
@@ -50,11 +52,13 @@ pub fn run_http_load<'py>(
     body: Option<Vec<u8>>,
     statuses: (u16, u16),
     sleeps: bool,
+    tls: Option<(String, Option<Vec<Vec<u8>>>)>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let target = |(path, weight, body_bytes)| Target { path, weight, body_bytes };
     let plan = HttpPlan {
         address: resolve(host, port)?,
+        tls: client(tls, &[b"http/1.1"])?,
         targets: targets.into_iter().map(target).collect(),
         parts: RequestParts { method, host: host_header, headers, body },
         statuses: statuses.0..=statuses.1,
@@ -74,7 +78,7 @@ pub fn run_http_load<'py>(
 #[pyfunction]
 #[pyo3(signature = (
     host, port, *, message, connections = 64, pipeline = 1, rate = None, duration_s = 3.0, warm_up_s = 0.0,
-    answer_timeout_s = 10.0, progress = None
+    answer_timeout_s = 10.0, tls = None, progress = None
 ))]
 #[allow(clippy::too_many_arguments)] // they are keywords in Python
 pub fn run_tcp_load<'py>(
@@ -88,10 +92,11 @@ pub fn run_tcp_load<'py>(
     duration_s: f64,
     warm_up_s: f64,
     answer_timeout_s: f64,
+    tls: Option<(String, Option<Vec<Vec<u8>>>)>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
     let schedule = schedule(host, port, connections, pipeline, rate, (warm_up_s, duration_s, answer_timeout_s))?;
-    let plan = EchoPlan { schedule, message };
+    let plan = EchoPlan { schedule, message, tls: client(tls, &[])? };
     watched(py, progress.as_ref(), |watch| tcp::run_until(&plan, watch))
 }
 
@@ -144,6 +149,13 @@ fn schedule(
     })
 }
 
+/// Of a server's name and its trusted authorities.
+fn client(tls: Option<(String, Option<Vec<Vec<u8>>>)>, alpn: &[&[u8]]) -> PyResult<Option<Client>> {
+    let Some((name, authorities)) = tls else { return Ok(None) };
+    let trust = authorities.map_or(Trust::Anybody, Trust::Authorities);
+    Client::new(&name, &trust, alpn).map(Some).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
 /// Make a load with the interpreter free, but for telling how far it is.
 fn watched<'py>(
     py: Python<'py>,
@@ -184,7 +196,9 @@ pub(super) fn raised(error: LoadError) -> PyErr {
     let text = error.to_string();
     match error {
         LoadError::Plan(_) => PyValueError::new_err(text),
-        LoadError::Connect { .. } | LoadError::ServerGone { .. } => PyConnectionError::new_err(text),
+        LoadError::Connect { .. } | LoadError::Handshake { .. } | LoadError::ServerGone { .. } => {
+            PyConnectionError::new_err(text)
+        }
         LoadError::Kernel { .. } | LoadError::Interrupted => PyOSError::new_err(text),
     }
 }
@@ -200,6 +214,8 @@ fn report<'py>(py: Python<'py>, report: &LoadReport) -> PyResult<Bound<'py, PyDi
     let all = report.latencies();
     dict.set_item("latency_us", latencies(py, &all)?)?;
     dict.set_item("histogram_us", histogram(py, &all)?)?;
+    let tls = report.tls.as_ref().map(|tls| (tls.agreed.version, &tls.agreed.cipher_suite, tls.sessions));
+    dict.set_item("tls", tls)?;
     let targets = report.targets.iter().map(|target| target_report(py, target)).collect::<PyResult<Vec<_>>>()?;
     dict.set_item("targets", PyList::new(py, targets)?)?;
     Ok(dict)

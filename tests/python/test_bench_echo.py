@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from conftest import PENSTOCK, clean_environment
 
 from penstock.bench.echo import FRAMES, Endpoint
 from penstock.cli.bench import FRAMES as OFFERED
@@ -195,3 +198,33 @@ def test_the_report_names_the_load(penstock: Run):
         done = penstock("bench", "tcp", address, "-d", "0.2", "--warm-up", "0", "--frame", "varint", "--size", "300")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"tcp {address}, messages of 300 bytes, varint" in done.stdout
+
+
+@pytest.mark.parametrize(("protocol", "duration_s"), [("tcp", 0.5), ("udp", 0.5), ("udp", 2.5)])
+def test_a_load_that_was_stopped_itself_calls_no_answer_late(protocol: str, duration_s: float):
+    """Stopped for longer than its patience, across its end or well before: the answers lie in its sockets."""
+    asked, count = threading.Event(), iter(range(1 << 30))
+
+    def echo(received: bytes) -> bytes:
+        if next(count) == 50:  # well within the load
+            asked.set()
+        return received
+
+    timeout_s, stopped_s = 0.8, 1.6
+    serving = tcp_server(echo) if protocol == "tcp" else udp_server(lambda received: [echo(received)])
+    with serving as address:
+        paced = ["-d", str(duration_s), "--warm-up", "0", "--timeout", str(timeout_s), "-c", "8", "--pipeline", "4"]
+        command = [*PENSTOCK, "bench", protocol, address, "--json", *paced]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=clean_environment()) as process:
+            try:
+                assert asked.wait(20)
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(stopped_s)  # the time itself is what it is about
+                process.send_signal(signal.SIGCONT)
+                told, _ = process.communicate(timeout=20)
+            finally:
+                process.kill()
+    found = json.loads(told)
+    assert found["answers"] > 0
+    assert (found["errors_by_kind"], found["first_error"]) == ({}, None)
+    assert process.returncode == 0

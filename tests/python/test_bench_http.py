@@ -14,7 +14,7 @@ import pytest
 from conftest import PENSTOCK, Server, clean_environment
 from programs import need
 
-from penstock.bench import beside, outcome
+from penstock.bench import beside, outcome, tool
 from penstock.bench.http import HttpLoad, Target
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -155,9 +155,9 @@ def test_an_interrupt_ends_it_at_once(server: Server):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["https://127.0.0.1/"], "URL: expected http://HOST:PORT/PATH, got 'https://127.0.0.1/'"),
-        (["http://user@127.0.0.1/"], "URL: expected http://HOST:PORT/PATH"),
-        (["http://127.0.0.1:x/"], "URL: expected http://HOST:PORT/PATH"),
+        (["ftp://127.0.0.1/"], "URL: expected http(s)://HOST:PORT/PATH, got 'ftp://127.0.0.1/'"),
+        (["http://user@127.0.0.1/"], "URL: expected http(s)://HOST:PORT/PATH"),
+        (["http://127.0.0.1:x/"], "URL: expected http(s)://HOST:PORT/PATH"),
         (["http://127.0.0.1/ä"], "URL: expected a path of visible ASCII"),
         (["http://127.0.0.1/", "--beside", "siege"], "--beside: expected some of wrk, h2load, ab, got 'siege'"),
         (["http://127.0.0.1/", "--body", "x", "--body-size", "1"], "--body and --body-size both say what to post"),
@@ -233,8 +233,8 @@ def test_what_a_tool_cannot_do_is_told_and_not_done_otherwise(penstock: Run, ser
 
 
 def test_a_tool_that_is_not_here_is_told_with_its_package(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(beside.shutil, "which", lambda *_, **__: None)
-    with pytest.raises(beside.LeftOut, match=r"ab is not installed \(Debian: apt-get install apache2-utils\)"):
+    monkeypatch.setattr(tool.shutil, "which", lambda *_, **__: None)
+    with pytest.raises(tool.LeftOut, match=r"ab is not installed \(Debian: apt-get install apache2-utils\)"):
         beside.run_beside("ab", load())
 
 
@@ -306,5 +306,18 @@ def test_output_that_is_none_is_an_error_and_no_zero(tool: str):
 
 
 def test_an_address_of_version_6_stands_in_brackets(tmp_path: Any):
-    for tool in beside.TOOLS.values():
-        assert tool.arguments(load(), tmp_path)[-1] == "http://[::1]:80/"
+    for each in beside.TOOLS.values():
+        assert each.arguments(load(), tmp_path)[-1] == "http://[::1]:80/"
+
+
+def test_over_tls_a_name_is_asked_for_where_it_leads_to_the_same_address(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """A certificate is for a name; but another address would be another server."""
+    target = Target(url="https://x/", address="127.0.0.7", port=443, host="x", path="/", name="x")
+    monkeypatch.setattr(beside, "addresses_of", lambda *_: found)
+    for each in beside.TOOLS.values():
+        found = ["127.0.0.7", "127.0.0.8"]
+        assert each.arguments(HttpLoad(target=target), tmp_path)[-1] == "https://x:443/"
+        found = ["127.0.0.8", "127.0.0.7"]
+        assert each.arguments(HttpLoad(target=target), tmp_path)[-1] == "https://127.0.0.7:443/"

@@ -6,25 +6,17 @@ out; it is never given another load than was asked for.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
-import signal
-import subprocess
+import socket
 import tempfile
-import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from .figures import Figures
-from .http import HttpLoad
-from .outcome import BenchError
-
-# How much longer than its load a tool may take.
-PATIENCE_S = 30.0
-PATHS = "/usr/local/bin:/usr/sbin:/usr/local/sbin"
+from .http import HttpLoad, Target
+from .outcome import BenchError, addresses_of
+from .tool import LeftOut, find, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,57 +30,20 @@ class Tool:
     figures: Callable[[str], Figures]
 
 
-class LeftOut(BenchError):
-    """A tool was not run, and why."""
-
-
 def run_beside(name: str, load: HttpLoad) -> Figures:
     """Give the load to a tool. Raises `LeftOut` if it is not here or cannot make it, `BenchError` if it fails."""
     tool = TOOLS[name]
-    program = shutil.which(name) or shutil.which(name, path=PATHS)
-    if program is None:
-        raise LeftOut(f"{name} is not installed (Debian: apt-get install {tool.package})")
+    program = find(name, tool.package)
     if reason := tool.cannot(load):
         raise LeftOut(f"{name} {reason}")
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as directory:
-        output, cpu_s = _measured([program, *tool.arguments(load, Path(directory))], load)
-    figures = tool.figures(output)
-    cpu_us = cpu_s * 1e6 / figures.answers if figures.answers else None
+        ran = run([program, *tool.arguments(load, Path(directory))], load)
+    if ran.status:
+        last = ran.output.strip().splitlines()[-1:] or ["it said nothing"]
+        raise BenchError(f"{name} ended with {ran.status}: {last[0]}")
+    figures = tool.figures(ran.output)
+    cpu_us = ran.cpu_s * 1e6 / figures.answers if figures.answers else None
     return Figures(**{**vars(figures), "cpu_us": cpu_us})
-
-
-def _measured(command: list[str], load: HttpLoad) -> tuple[str, float]:
-    """Run it, and return what it printed and the CPU seconds that it took."""
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        with _ended_after(process, load.warm_up_s + load.duration_s + PATIENCE_S):
-            _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        text = output.read()
-    if process.returncode:
-        last = text.strip().splitlines()[-1:] or ["it said nothing"]
-        raise BenchError(f"{Path(command[0]).name} ended with {process.returncode}: {last[0]}")
-    return text, used.ru_utime + used.ru_stime
-
-
-@contextlib.contextmanager
-def _ended_after(process: subprocess.Popen[bytes], seconds: float) -> Generator[None]:
-    """A tool that hangs is ended: `wait4`, which tells its CPU time, knows no timeout."""
-    handle = os.pidfd_open(process.pid)  # not the number, which may be another's by then
-    timer = threading.Timer(seconds, signal.pidfd_send_signal, [handle, signal.SIGKILL])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    finally:
-        timer.cancel()
-        timer.join()
-        os.close(handle)
 
 
 def _headers(load: HttpLoad, flag: str) -> list[str]:
@@ -96,9 +51,15 @@ def _headers(load: HttpLoad, flag: str) -> list[str]:
 
 
 def _url(load: HttpLoad) -> str:
-    """By the address that answered, so that every tool talks to the same one."""
-    address = f"[{load.target.address}]" if ":" in load.target.address else load.target.address
-    return f"http://{address}:{load.target.port}{load.target.path}"
+    """By the address that answered, so that every tool talks to the same one. A certificate is for a name: over TLS it
+    is asked for by that, where a tool finds the same address by it."""
+    target = load.target
+    host = target.name if target.name and _finds(target.name, target) else target.address
+    return f"{target.scheme}://{f'[{host}]' if ':' in host else host}:{target.port}{target.path}"
+
+
+def _finds(name: str, target: Target) -> bool:
+    return addresses_of(name, target.port, socket.SOCK_STREAM)[0] == target.address
 
 
 def _number(pattern: str, output: str, default: float | None = None) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from .. import _core
 from ..errors import ConfigError
 from .outcome import Found, Progress, addresses_of, measured, reachable
+from .trust import THIS_MACHINE, Trust
 
 _ENDPOINT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+(?:%\w+)?)\]|(?P<host>[^:\[\]/\s]+)):(?P<port>\d{1,5})")
 
@@ -21,6 +22,7 @@ class Endpoint:
     text: str
     address: str
     port: int
+    host: str = ""
 
     @classmethod
     def of(cls, text: str, *, kind: socket.SocketKind = socket.SOCK_STREAM) -> Endpoint:
@@ -30,7 +32,7 @@ class Endpoint:
             raise ConfigError(f"ADDRESS: expected HOST:PORT, or [ADDRESS]:PORT for version 6, got {text!r}")
         host, port = found["six"] or found["host"], int(found["port"])
         address = reachable(host, port) if kind is socket.SOCK_STREAM else addresses_of(host, port, kind)[0]
-        return cls(text=text, address=address, port=port)
+        return cls(text=text, address=address, port=port, host=host)
 
 
 def _raw(payload: bytes) -> bytes:
@@ -86,6 +88,8 @@ class TcpLoad:
     rate: float | None = None
     pipeline: int = 1
     answer_timeout_s: float = 10.0
+    tls: bool = False
+    trust: Trust = THIS_MACHINE
 
     @property
     def message(self) -> bytes:
@@ -94,11 +98,13 @@ class TcpLoad:
 
     @property
     def title(self) -> str:
-        return f"tcp {self.endpoint.text}, messages of {self.size:,} bytes, {self.frame}"
+        over = " over TLS" if self.tls else ""
+        return f"tcp {self.endpoint.text}{over}, messages of {self.size:,} bytes, {self.frame}"
 
     @property
     def told(self) -> Mapping[str, object]:
-        return {"protocol": "tcp", "address": self.endpoint.text, "frame": self.frame, "size": self.size}
+        parts = {"protocol": "tcp", "address": self.endpoint.text, "frame": self.frame, "size": self.size}
+        return {**parts, "over_tls": self.tls}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +132,7 @@ class UdpLoad:
 def run_tcp(load: TcpLoad, progress: Progress | None = None) -> Found:
     """Make the load in this thread, with the interpreter free. Raises `BenchError` and `ConfigError`."""
     message = load.message
+    tls = (load.endpoint.host, load.trust.authorities()) if load.tls else None
     return measured(
         lambda: _core.run_tcp_load(
             load.endpoint.address,
@@ -137,6 +144,7 @@ def run_tcp(load: TcpLoad, progress: Progress | None = None) -> Found:
             duration_s=load.duration_s,
             warm_up_s=load.warm_up_s,
             answer_timeout_s=load.answer_timeout_s,
+            tls=tls,
             progress=progress,
         )
     )

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 load by Penstock's own generator: closed loop, or open at a rate.
+"""An HTTP/1.1 load by Penstock's own generator, over TLS where the URL says so: closed loop, or open at a rate.
 
 In a closed loop each connection asks again once it was answered, so a server that stalls is asked less, and the stall
 is one slow answer among many: throughput is told well, latency too kindly. In an open loop requests are due at a rate,
@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 from .. import _core
 from ..errors import ConfigError
 from .outcome import Found, Progress, measured, reachable
+from .trust import THIS_MACHINE, Trust
 
-DEFAULT_PORT = 80
+DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +29,34 @@ class Target:
     port: int
     host: str  # as the Host header has it
     path: str
+    name: str | None = None  # whom a certificate has to be for; None is plain HTTP
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.name is None else "https"
 
     @classmethod
     def of(cls, url: str) -> Target:
-        """Raises `ConfigError` for what is no http URL, and `BenchError` if nobody listens at any of its addresses."""
+        """Raises `ConfigError` for what is no such URL, and `BenchError` if nobody listens at any of its addresses."""
         parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
-            host, port = parts.hostname, parts.port or DEFAULT_PORT
-        except ValueError as error:
-            raise ConfigError(f"URL: expected http://HOST:PORT/PATH, got {url!r}: {error}") from None
-        if parts.scheme != "http" or not host or parts.username is not None:
-            raise ConfigError(f"URL: expected http://HOST:PORT/PATH, got {url!r}")
+            host, port = parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme]
+        except (ValueError, KeyError) as error:
+            why = f": {error}" if isinstance(error, ValueError) else ""
+            raise ConfigError(f"URL: expected http(s)://HOST:PORT/PATH, got {url!r}{why}") from None
+        if not host or parts.username is not None:
+            raise ConfigError(f"URL: expected http(s)://HOST:PORT/PATH, got {url!r}")
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not path.isascii() or not path.isprintable() or " " in path:
             raise ConfigError(f"URL: expected a path of visible ASCII, got {path!r}; escape the rest with %")
-        return cls(url=parts.geturl(), address=reachable(host, port), port=port, host=parts.netloc, path=path)
+        return cls(
+            url=parts.geturl(),
+            address=reachable(host, port),
+            port=port,
+            host=parts.netloc,
+            path=path,
+            name=host if parts.scheme == "https" else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +73,7 @@ class HttpLoad:
     headers: Sequence[tuple[str, str]] = ()
     body: bytes | None = None
     answer_timeout_s: float = 10.0
+    trust: Trust = THIS_MACHINE
 
     @property
     def verb(self) -> str:
@@ -81,6 +96,8 @@ class HttpLoad:
 
 def run(load: HttpLoad, progress: Progress | None = None) -> Found:
     """Make the load in this thread, with the interpreter free. Raises `BenchError` and `ConfigError`."""
+    name = load.target.name
+    tls = None if name is None else (name, load.trust.authorities())
     return measured(
         lambda: _core.run_http_load(
             load.target.address,
@@ -97,6 +114,7 @@ def run(load: HttpLoad, progress: Progress | None = None) -> Found:
             headers=list(load.headers),
             body=load.body,
             statuses=(200, 399),
+            tls=tls,
             progress=progress,
         )
     )

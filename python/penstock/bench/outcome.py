@@ -52,6 +52,15 @@ class Load(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tls:
+    """What the first session agreed on, and how many there were: one for each time that a connection was opened."""
+
+    version: str
+    cipher_suite: str
+    sessions: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """What a load found. `buckets` are latencies: at most so many microseconds, and how many answers took that."""
 
@@ -61,6 +70,7 @@ class Found:
     errors_by_kind: dict[str, int] = field(default_factory=dict[str, int])
     first_error: str | None = None
     buckets: list[tuple[float, int]] = field(default_factory=list[tuple[float, int]])
+    tls: Tls | None = None
 
 
 def measured(make: Callable[[], LoadReport]) -> Found:
@@ -93,7 +103,15 @@ def _found(report: LoadReport, cpu_s: float) -> Found:
         errors_by_kind={kind: count for kind, count in target["errors"].items() if count},
         first_error=target["first_error"],
         buckets=report["histogram_us"],
+        tls=_tls(report),
     )
+
+
+def _tls(report: LoadReport) -> Tls | None:
+    if report["tls"] is None:
+        return None
+    version, cipher_suite, sessions = report["tls"]
+    return Tls(version=version, cipher_suite=cipher_suite, sessions=sessions)
 
 
 def _cpu_s() -> float:

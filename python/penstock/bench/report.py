@@ -6,17 +6,20 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from .figures import PERCENTILES, Figures
+from .iperf import Carried, ours
 from .outcome import Found, Load
 
 WIDEST_BAR = 50
 _LATENCIES = ("mean", *PERCENTILES, "max")
 
 
-def text(load: Load, found: Found, beside: Sequence[Figures] = (), left_out: Sequence[str] = ()) -> str:
+def text(load: Load, found: Found, beside: Sequence[Figures | Carried] = (), left_out: Sequence[str] = ()) -> str:
     """The load, its outcome, latencies and their histogram, and what the other tools found."""
     lines = [*_outcome(load, found), "", *_latencies(load, found), "", *_histogram(found.buckets)]
     if beside or left_out:
-        lines += ["", *_beside([found.figures, *beside])]
+        figures = [each for each in beside if isinstance(each, Figures)]
+        carried = [each for each in beside if isinstance(each, Carried)]
+        lines += ["", *(_carried([ours(found), *carried]) if carried else _beside([found.figures, *figures]))]
         lines += [f"left out: {reason}" for reason in left_out]
     return "\n".join(lines)
 
@@ -31,6 +34,8 @@ def _outcome(load: Load, found: Found) -> Iterator[str]:
     yield ""
     yield f"Answers    {figures.answers:,}, {figures.rate:,.0f} a second"
     yield f"Bodies     {_bytes(found.body_mean)} each, {_bytes(found.body_mean * figures.rate)} a second"
+    if found.tls is not None:
+        yield f"TLS        {found.tls.version}, {found.tls.cipher_suite}, {found.tls.sessions:,} sessions"
     yield from _errors(found)
     yield from _client(load, figures)
 
@@ -109,6 +114,16 @@ def _beside(found: Sequence[Figures]) -> Iterator[str]:
         yield f"{each.tool:<11}{row}{errors}"
 
 
+def _carried(found: Sequence[Carried]) -> Iterator[str]:
+    """A row for each tool: what went each way, and what a MiB cost."""
+    yield f"           {'each way/s':>10}  {'of ours':>7}  {'CPU a MiB':>9}"
+    most = found[0].each_way
+    for each in found:
+        share = f"{each.each_way / most:.0%}" if most else "-"
+        cpu = "-" if each.cpu_us_per_mib is None else _time(each.cpu_us_per_mib)
+        yield f"{each.tool:<11}{_bytes(each.each_way):>10}  {share:>7}  {cpu:>9}  {each.how}"
+
+
 def _bytes(count: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
@@ -117,7 +132,7 @@ def _bytes(count: float) -> str:
     return f"{count:,.1f} TiB"
 
 
-def as_json(load: Load, found: Found, beside: Sequence[Figures] = (), left_out: Sequence[str] = ()) -> str:
+def as_json(load: Load, found: Found, beside: Sequence[Figures | Carried] = (), left_out: Sequence[str] = ()) -> str:
     told = {
         "load": {
             **load.told,
@@ -132,6 +147,7 @@ def as_json(load: Load, found: Found, beside: Sequence[Figures] = (), left_out: 
         "reconnects": found.reconnects,
         "errors_by_kind": found.errors_by_kind,
         "first_error": found.first_error,
+        "tls": None if found.tls is None else vars(found.tls),
         "histogram_us": found.buckets,
         "beside": [vars(each) for each in beside],
         "left_out": list(left_out),

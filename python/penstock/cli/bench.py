@@ -14,15 +14,19 @@ import click
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
+    from ..bench.echo import TcpLoad, UdpLoad
     from ..bench.figures import Figures
-    from ..bench.http import HttpLoad
+    from ..bench.iperf import Carried
     from ..bench.outcome import Found, Load
+    from ..bench.trust import Trust
 
 FC = TypeVar("FC", bound=Callable[..., Any])
+T = TypeVar("T")
 
 EXIT_ERRORS = 1
 MOST_BODY = 64 << 20
 TOOLS = ("wrk", "h2load", "ab")
+ECHO_TOOLS = ("iperf3",)
 FRAMES = ("raw", "line", "length1", "length2", "length4", "varint")
 _SHOWN: Any = {"show_default": True}
 
@@ -80,6 +84,26 @@ def _paced(connections: int, timeout_s: float) -> Callable[[FC], FC]:
     return add
 
 
+def _trusting(function: FC) -> FC:
+    """The options of every load that may go over TLS."""
+    cacert = click.option(
+        "--cacert",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Trust the certificates in this file (PEM), and none of the machine's own authorities.",
+    )
+    insecure = click.option("-k", "--insecure", is_flag=True, help="Take any certificate.")
+    return cacert(insecure(function))
+
+
+_BESIDE_ECHO = click.option(
+    "--beside",
+    metavar="TOOLS",
+    help="See what iperf3 carries on the same path, with a server of its own: on this machine one is started, "
+    "elsewhere it has to be there.",
+)
+
+
 @command.command("http")
 @click.argument("url")
 @_paced(64, 10.0)
@@ -87,6 +111,7 @@ def _paced(connections: int, timeout_s: float) -> Callable[[FC], FC]:
 @click.option("-H", "--header", "headers", metavar="NAME:VALUE", multiple=True, help="Sent with every request.")
 @click.option("--body", metavar="TEXT|@FILE", help="What every request posts.")
 @click.option("--body-size", metavar="BYTES", type=click.IntRange(1, MOST_BODY), help="Post so many bytes instead.")
+@_trusting
 @click.option(
     "--beside", metavar="TOOLS", help=f"Give the same load to {', '.join(TOOLS)} (a list), one after another."
 )
@@ -101,24 +126,28 @@ def http(
     headers: tuple[str, ...],
     body: str | None,
     body_size: int | None,
+    cacert: Path | None,
+    insecure: bool,
     timeout: float,
     beside: str | None,
     as_json: bool,
     progress: bool | None,
 ) -> int:
-    """Load an HTTP/1.1 server: as fast as it answers, or at a rate.
+    """Load an HTTP/1.1 server, over TLS if the URL is https: as fast as it answers, or at a rate.
 
     An answer is good if its status is from 200 to 399. Exits with 1 if any request failed, since figures of a load that
     failed are of something else.
     """
-    tools = _tools(beside)
+    tools = _tools(beside, TOOLS)
     posted = _body(body, body_size)
     written = [_header(each) for each in headers]
     # Only now, so that help and a wrong option are answered at once.
     from ..bench import http as bench
 
+    target = bench.Target.of(url)
     load = bench.HttpLoad(
-        target=bench.Target.of(url),
+        target=target,
+        trust=_trust(cacert, insecure, is_tls=target.name is not None, how="ask an https URL"),
         connections=connections,
         duration_s=duration,
         warm_up_s=warm_up,
@@ -132,7 +161,9 @@ def http(
     shown = sys.stderr.isatty() if progress is None else progress
     with _bar(load, shown) as told:
         found = bench.run(load, told)
-    others, left_out = _beside(load, tools, shown)
+    from ..bench.beside import run_beside
+
+    others, left_out = _beside(load, tools, shown, lambda name: run_beside(name, load))
     return _tell(load, found, as_json, others, left_out)
 
 
@@ -148,32 +179,53 @@ def http(
     "as a varint.",
     **_SHOWN,
 )
-def tcp(address: str, size: int, frame: str, as_json: bool, progress: bool | None, **paced: Any) -> int:
+@click.option("--tls", is_flag=True, help="Over TLS.")
+@_trusting
+@_BESIDE_ECHO
+def tcp(
+    address: str,
+    size: int,
+    frame: str,
+    tls: bool,
+    cacert: Path | None,
+    insecure: bool,
+    beside: str | None,
+    as_json: bool,
+    progress: bool | None,
+    **paced: Any,
+) -> int:
     """Load a TCP server that sends back what it is sent, byte for byte. ADDRESS is HOST:PORT."""
+    tools = _tools(beside, ECHO_TOOLS)
+    trust = _trust(cacert, insecure, is_tls=tls, how="say --tls")
     from ..bench import echo
 
-    load = echo.TcpLoad(endpoint=echo.Endpoint.of(address), size=size, frame=frame, **_pace(paced))
-    with _bar(load, sys.stderr.isatty() if progress is None else progress) as told:
+    endpoint = echo.Endpoint.of(address)
+    load = echo.TcpLoad(endpoint=endpoint, size=size, frame=frame, tls=tls, trust=trust, **_pace(paced))
+    shown = sys.stderr.isatty() if progress is None else progress
+    with _bar(load, shown) as told:
         found = echo.run_tcp(load, told)
-    return _tell(load, found, as_json)
+    return _tell(load, found, as_json, *_beside_echo(load, tools, shown))
 
 
 @command.command("udp")
 @click.argument("address")
 @_paced(16, 1.0)
 @click.option("--size", metavar="BYTES", type=click.IntRange(8, 65_507), default=64, help="Of a datagram.", **_SHOWN)
-def udp(address: str, size: int, as_json: bool, progress: bool | None, **paced: Any) -> int:
+@_BESIDE_ECHO
+def udp(address: str, size: int, beside: str | None, as_json: bool, progress: bool | None, **paced: Any) -> int:
     """Load a UDP server that sends back each datagram. ADDRESS is HOST:PORT.
 
     A connection is a socket with a port of its own. A datagram that is not back within the timeout is lost.
     """
+    tools = _tools(beside, ECHO_TOOLS)
     from ..bench import echo
 
     endpoint = echo.Endpoint.of(address, kind=socket.SOCK_DGRAM)
     load = echo.UdpLoad(endpoint=endpoint, size=size, **_pace(paced))
-    with _bar(load, sys.stderr.isatty() if progress is None else progress) as told:
+    shown = sys.stderr.isatty() if progress is None else progress
+    with _bar(load, shown) as told:
         found = echo.run_udp(load, told)
-    return _tell(load, found, as_json)
+    return _tell(load, found, as_json, *_beside_echo(load, tools, shown))
 
 
 @command.command("connections")
@@ -277,7 +329,7 @@ def _pace(options: Mapping[str, Any]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in options.items()}
 
 
-def _tell(load: Load, found: Found, as_json: bool, others: Sequence[Figures] = (), left_out: Sequence[str] = ()) -> int:
+def _tell(load: Load, found: Found, as_json: bool, others: Sequence[Figures | Carried], left_out: Sequence[str]) -> int:
     from ..bench import report
 
     tell = report.as_json if as_json else report.text
@@ -285,12 +337,23 @@ def _tell(load: Load, found: Found, as_json: bool, others: Sequence[Figures] = (
     return EXIT_ERRORS if found.figures.errors or not found.figures.answers else 0
 
 
-def _tools(beside: str | None) -> list[str]:
+def _tools(beside: str | None, offered: Sequence[str]) -> list[str]:
     tools = [name for name in (beside or "").replace(",", " ").split() if name]
     for name in tools:
-        if name not in TOOLS:
-            raise ConfigError(f"--beside: expected some of {', '.join(TOOLS)}, got {name!r}")
+        if name not in offered:
+            raise ConfigError(f"--beside: expected some of {', '.join(offered)}, got {name!r}")
     return tools
+
+
+def _trust(cacert: Path | None, insecure: bool, *, is_tls: bool, how: str) -> Trust:
+    """What it cannot do is refused, or somebody would believe that a certificate was looked at."""
+    if cacert is not None and insecure:
+        raise ConfigError("--cacert and --insecure both say whom to trust: give one of them")
+    if not is_tls and (cacert is not None or insecure):
+        raise ConfigError(f"--cacert and --insecure are for TLS: {how}, or leave them out")
+    from ..bench.trust import Trust
+
+    return Trust(cacert=cacert, insecure=insecure)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -316,19 +379,25 @@ def _body(body: str | None, size: int | None) -> bytes | None:
     return content
 
 
-def _beside(load: HttpLoad, tools: Sequence[str], shown: bool) -> tuple[list[Figures], list[str]]:
-    from ..bench.beside import LeftOut, run_beside
+def _beside(load: Load, tools: Sequence[str], shown: bool, run: Callable[[str], T]) -> tuple[list[T], list[str]]:
+    from ..bench.tool import LeftOut
 
-    found: list[Figures] = []
+    found: list[T] = []
     left_out: list[str] = []
     for name in tools:
         if shown:
             click.echo(f"{name}: {load.duration_s:g} s", err=True)
         try:
-            found.append(run_beside(name, load))
+            found.append(run(name))
         except LeftOut as reason:
             left_out.append(str(reason))
     return found, left_out
+
+
+def _beside_echo(load: TcpLoad | UdpLoad, tools: Sequence[str], shown: bool) -> tuple[list[Carried], list[str]]:
+    from ..bench.iperf import run_iperf3
+
+    return _beside(load, tools, shown, lambda _: run_iperf3(load))
 
 
 @contextmanager
