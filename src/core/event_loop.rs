@@ -432,6 +432,11 @@ impl<C: Default> Io<C> {
         Some((queue, &mut self.buffers))
     }
 
+    /// How many connections the next flush will look at: a mark for [`EventLoop::flush_since`].
+    pub fn unflushed(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// Bytes that a connection still has to send.
     pub fn queued_bytes(&self, token: Token) -> usize {
         self.channels.get(token).map_or(0, Channel::queued_bytes)
@@ -904,6 +909,14 @@ impl<S: Service> EventLoop<S> {
             if let Some(state) = self.io.remove(token, reason) {
                 self.service.closed(&mut self.io, token, state, reason);
             }
+        }
+    }
+
+    /// Send what has become dirty since [`Io::unflushed`] told `mark`, ahead of the flush; nobody is buried meanwhile. For
+    /// whoever writes to very many at once, and would have a queue for each.
+    pub fn flush_since(&mut self, mark: usize) {
+        for token in self.io.dirty.split_off(mark.min(self.io.dirty.len())) {
+            self.flush_one(token);
         }
     }
 
