@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::buffer::{BufferPool, Lease, Owner, SegmentQueue};
-use super::channel::{Channel, ChannelKind};
+use super::channel::{Channel, ChannelKind, Opened};
 use super::gate;
 use super::mailbox::{MailSender, Mailbox};
 use super::poller::{Completion, Poller, Readiness, SendOutcome};
@@ -107,6 +107,19 @@ pub trait Service {
     /// What was flushed has been given to the kernel: time to measure what began long ago. `now`, if somebody has looked;
     /// `Io::clock` tells otherwise. Only while `Io::measures`.
     fn flushed(&mut self, _io: &mut Io<Self::Connection>, _now: Option<Instant>) {}
+}
+
+/// One connection, for whoever looks at many.
+pub struct Glance<'a, C> {
+    pub token: Token,
+    pub fd: RawFd,
+    /// To the second.
+    pub age: Duration,
+    pub queued_bytes: usize,
+    /// The kernel has no room for what is to be sent.
+    pub is_sending: bool,
+    pub is_closing: bool,
+    pub state: &'a C,
 }
 
 /// What a service may do with its reactor.
@@ -333,7 +346,8 @@ impl<C: Default> Io<C> {
     /// Take a connected, non-blocking stream socket, and start receiving from it.
     pub fn add_connection(&mut self, fd: OwnedFd, state: C) -> io::Result<Token> {
         let raw = fd.as_raw_fd();
-        let token = self.channels.insert(Channel::new(raw, ChannelKind::Connection, state));
+        let opened = Opened::at(self.elapsed());
+        let token = self.channels.insert(Channel { opened, ..Channel::new(raw, ChannelKind::Connection, state) });
         match self.poller.receive(token, raw) {
             Ok(()) => {
                 let _ = fd.into_raw_fd();
@@ -390,6 +404,27 @@ impl<C: Default> Io<C> {
             self.channels.get(token).is_some_and(|c| c.kind == ChannelKind::Connection && !c.flags.closed)
         });
         tokens
+    }
+
+    /// Slots that connections can have, by their index: all are below this.
+    pub fn slots(&self) -> u32 {
+        self.channels.touched()
+    }
+
+    /// The open connection in this slot, if there is one, as it is now.
+    pub fn glance(&self, index: u32) -> Option<Glance<'_, C>> {
+        let token = self.channels.token_at(index)?;
+        let channel = self.channels.get(token)?;
+        let is_open = channel.kind == ChannelKind::Connection && !channel.flags.closed;
+        is_open.then(|| Glance {
+            token,
+            fd: channel.fd,
+            age: channel.opened.age(self.elapsed()),
+            queued_bytes: channel.queued_bytes(),
+            is_sending: channel.flags.sending,
+            is_closing: channel.flags.closing || channel.flags.lingering,
+            state: &channel.state,
+        })
     }
 
     /// Append to a connection's output; it leaves with this turn's flush. `None`: the connection is closed.
