@@ -40,8 +40,8 @@ def are_possible() -> bool:
 
 
 def collect(wanted: str) -> bytes:
-    """What the application has counted, as "text" or "openmetrics". A failure of its own is logged, and nothing is shown
-    then."""
+    """What the application has counted, as "text" or "openmetrics". A failure of its own is logged, and then nothing is
+    shown."""
     try:
         registry = _registry()
         if registry is None:
