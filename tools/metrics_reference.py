@@ -44,20 +44,27 @@ been given to the kernel: the time that it waits in the kernel before, while the
 
 ## Single connections
 
-The page `/-/connections` shows single connections as well: peer, state, what is asked (method and path), for how long it is
-open and silent, bytes received and acknowledged, bytes that wait to be sent or to be taken, round trip. `/-/connections/open.json`
-tells the same, and so does `penstock ctl connections` of a server with workers and `--control`, with or without metrics.
+The page `/-/connections` shows single connections as well: peer, state, what is asked (method and path), for how long
+it is open and silent, bytes received and acknowledged, bytes that wait to be sent or to be taken, round trip.
+`/-/connections/open.json` tells the same, and so does `penstock ctl connections` of a server with workers and
+`--control`, with or without metrics.
 
 | field of the query | |
 | --- | --- |
-| `sort` | `oldest` (the default), `newest`, `queued` (most bytes to be sent), `bytes` (most that have come and left), `silent` (the longest without any) |
-| `state` | `new` (nothing asked yet), `idle`, `reading` (part of a request or frame is there), `handling` (the application has it), `answering` (the response has begun), `sending` (the peer does not take it as fast), `closing`, `upgraded` |
+| `sort` | `oldest` (the default), `newest`, `queued`, `bytes`, `silent` |
+| `state` | only those in the middle of this |
 | `peer` | addresses and networks, such as `10.0.0.0/8,::1`; `unix` for Unix-domain peers |
 | `rows` | at most so many: 100, or up to 200 |
 
-Every event loop is asked when somebody looks, and looks between its turns, 200 us at a time; who has not answered after a
-second is named in `unanswered`, and not waited for. `open` and `matched` say how many there are, and how many the query is
-about. By `bytes` and `silent` the kernel is asked of every connection, about 1 us each; by the others of those shown.
+`queued` has those first with most to be sent, `bytes` those with most that has come and left, `silent` those that have
+been so for longest. A state is `new` (nothing asked yet), `idle`, `reading` (part of a request or frame is there),
+`handling` (the application has it), `answering` (the response has begun), `sending` (the peer does not take it as fast),
+`closing` or `upgraded`.
+
+Every event loop is asked when somebody looks, and looks between its turns, 200 us at a time; who has not answered after
+a second is named in `unanswered`, and not waited for. `open` and `matched` say how many there are, and how many the
+query is about. With `bytes`, `silent` and `peer` the kernel is asked of every connection, 1 to 2 us each; otherwise of
+those that are shown.
 
 ## The application's own metrics
 
