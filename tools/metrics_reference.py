@@ -58,7 +58,7 @@ it is open and silent, bytes received and acknowledged, bytes that wait to be se
 
 `queued` has those first with most to be sent, `bytes` those with most that has come and left, `silent` those that have
 been so for longest. A state is `new` (nothing asked yet), `idle`, `reading` (part of a request or frame is there),
-`handling` (the application has it), `answering` (the response has begun), `sending` (the peer does not take it as fast),
+`handling` (the application has it), `answering` (the response has begun), `sending` (the peer takes it too slowly),
 `closing` or `upgraded`.
 
 Every event loop is asked when somebody looks, and looks between its turns, 200 us at a time; who has not answered after
