@@ -28,6 +28,7 @@ nothing listens, and nothing is measured that would need the clock.
 | `/metrics` | Prometheus: its text format 0.0.4, or OpenMetrics 1.0 for who asks for it by `Accept` |
 | `/-/`, `/-/connections`, `/-/reactors`, `/-/config` | people: live, with charts |
 | `/-/status.json`, `/-/connections.json`, `/-/reactors.json`, `/-/config.json` | programs: the same as JSON |
+| `/-/connections/open.json` | single connections: see below |
 | `penstock top 9090` | people in a terminal |
 
 Each event loop counts in memory of its own that it shares with the supervisor, so that a scrape takes nothing from who
@@ -40,6 +41,30 @@ Histograms are kept at two decimal digits and shown with a few round buckets, wh
 p90, p99 and p99.9 of all two digits. A request's duration begins when its head is there and ends when its response has
 been given to the kernel: the time that it waits in the kernel before, while the loop is busy, is what
 `penstock_loop_turn_duration_seconds` tells.
+
+## Single connections
+
+The page `/-/connections` shows single connections as well: peer, state, what is asked (method and path), for how long
+it is open and silent, bytes received and acknowledged, bytes that wait to be sent or to be taken, round trip.
+`/-/connections/open.json` tells the same, and so does `penstock ctl connections` of a server with workers and
+`--control`, with or without metrics.
+
+| field of the query | |
+| --- | --- |
+| `sort` | `oldest` (the default), `newest`, `queued`, `bytes`, `silent` |
+| `state` | only those in the middle of this |
+| `peer` | addresses and networks, such as `10.0.0.0/8,::1`; `unix` for Unix-domain peers |
+| `rows` | at most so many: 100, or up to 200 |
+
+`queued` has those first with most to be sent, `bytes` those with most that has come and left, `silent` those that have
+been so for longest. A state is `new` (nothing asked yet), `idle`, `reading` (part of a request or frame is there),
+`handling` (the application has it), `answering` (the response has begun), `sending` (the peer takes it too slowly),
+`closing` or `upgraded`.
+
+Every event loop is asked when somebody looks, and looks between its turns, 200 us at a time; who has not answered after
+a second is named in `unanswered`, and not waited for. `open` and `matched` say how many there are, and how many the
+query is about. With `bytes`, `silent` and `peer` the kernel is asked of every connection, 1 to 2 us each; otherwise of
+those that are shown.
 
 ## The application's own metrics
 

@@ -216,6 +216,20 @@ class Scoreboard:
         """What the slot tells."""
 
 @final
+class Survey:
+    """The open connections of one reactor that somebody asked to see."""
+
+    def __new__(cls, reactor: Reactor, query: str) -> Survey:
+        """`query`: `sort=oldest&state=idle&peer=10.0.0.0/8&rows=100`, each left out if it does not matter. ValueError
+        for what is none."""
+
+    def step(self) -> dict[str, Any] | None:
+        """Look at further connections for 200 us; None while there are more. In the reactor's thread."""
+
+def survey_query(text: str) -> str:
+    """A query as all write it that ask for the same. ValueError for what is none."""
+
+@final
 class MetricsServer:
     """Shows the metrics of a scoreboard's workers: /metrics, /-/ and JSON. On its own thread, or turned by somebody."""
 
@@ -247,14 +261,19 @@ class MetricsServer:
     def abandon(self) -> None:
         """In a forked child, whose server it is not: close its descriptors, and touch nothing of the parent's."""
 
-    def wait_for_app(self) -> Literal["text", "openmetrics"] | None:
-        """Wait until the application's metrics are wanted, and in which format; None once stopped. From any thread."""
+    def wait_for_wanted(self) -> str | None:
+        """Wait until something is wanted that only others can tell; None once stopped. From any thread.
 
-    def take_app(self) -> Literal["text", "openmetrics"] | None:
-        """The same without waiting: None if they are not wanted."""
+        "text" and "openmetrics" are the application's metrics, in this format; "?" with a query behind it, as `Survey`
+        takes it, is connections.
+        """
 
-    def supply(self, format: str, text: bytes) -> None:
-        """The application's metrics in this format, without an end of their own. From any thread."""
+    def take_wanted(self) -> str | None:
+        """The same without waiting: None if nothing is wanted."""
+
+    def supply(self, wanted: str, text: bytes) -> None:
+        """What was wanted, by the same name: the application's metrics, without an end of their own, or connections as
+        JSON. From any thread."""
 
     def stop(self) -> None:
         """Close its listeners and connections. Idempotent."""

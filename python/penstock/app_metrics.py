@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from . import identity, logs
 from .config import ServerConfig
@@ -33,16 +33,15 @@ _ADDED = ("counter", "histogram", "summary")
 # The server's own names; and what ends an OpenMetrics text.
 _NOT_THE_APPS = re.compile(rb"^(?:(?:# (?:HELP|TYPE|UNIT) )?penstock_|# EOF)[^\n]*\n?", re.MULTILINE)
 
-Format = Literal["text", "openmetrics"]
-
 
 def are_possible() -> bool:
     """Whether there is a client that the application might count with."""
     return "prometheus_client" in sys.modules or importlib.util.find_spec("prometheus_client") is not None
 
 
-def collect(wanted: Format) -> bytes:
-    """What the application has counted. A failure of its own is logged, and nothing is shown then."""
+def collect(wanted: str) -> bytes:
+    """What the application has counted, as "text" or "openmetrics". A failure of its own is logged, and then nothing is
+    shown."""
     try:
         registry = _registry()
         if registry is None:

@@ -110,6 +110,7 @@ class EventLoop(asyncio.SelectorEventLoop):
     _closed = True
 
     def __init__(self, poller: str = "auto", scoreboard: _core.Scoreboard | None = None, slot: int = 0) -> None:
+        self.scoreboard, self.slot = scoreboard, slot
         self.reactor = _core.Reactor(poller, scoreboard, slot)
         selector = ReactorSelector(self.reactor)
         super().__init__(selector)

@@ -1,8 +1,9 @@
 """The metrics of a server: what it takes to show them, for a process that serves alone and for a supervisor.
 
 Counting is the data plane's, in shards that the processes share; so is answering. Python's part is to open the
-listener, to say what the settings are, and to make the application's own metrics (`prometheus_client`) tell: a thread
-does in a process that serves alone, the supervisor in between where there are workers.
+listener, to say what the settings are, and to make those tell who are asked only when somebody wants to know: the
+application of its own metrics (`prometheus_client`), event loops of their connections. A thread does in a process that
+serves alone, the supervisor in between where there are workers.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from . import _core, app_metrics, bind, listener, logs
+from . import _core, app_metrics, bind, listener, logs, surveys
 from .config import SETTINGS, ServerConfig
 from .errors import AddressError
 from .socket_options import SocketOptions
@@ -66,20 +67,27 @@ def shown(
     server = _make(settings, board.scoreboard, board.names, served_at, expects_app=app_metrics.are_possible())
     _listen(server, own)
     server.start()
-    asking = threading.Thread(target=_supply_until_stopped, args=(server,), name="penstock-app-metrics", daemon=True)
-    if app_metrics.are_possible():
-        asking.start()
+    loops = surveys.Loops(board.scoreboard)
+    asking = threading.Thread(target=_supply_until_stopped, args=(server, loops), name="penstock-asking", daemon=True)
+    asking.start()
     try:
         yield
     finally:
         server.stop()
-        if asking.ident is not None:
-            asking.join(1.0)
+        asking.join(1.0)
 
 
-def _supply_until_stopped(server: _core.MetricsServer) -> None:
-    while wanted := server.wait_for_app():
-        server.supply(wanted, app_metrics.collect(wanted))
+def _supply_until_stopped(server: _core.MetricsServer, loops: surveys.Loops) -> None:
+    while wanted := server.wait_for_wanted():
+        if query := _query_in(wanted):
+            server.supply(wanted, surveys.as_json(loops.ask(query)))
+        else:
+            server.supply(wanted, app_metrics.collect(wanted))
+
+
+def _query_in(wanted: str) -> str | None:
+    """Of connections that are wanted."""
+    return wanted[1:] if wanted.startswith("?") else None
 
 
 class SupervisedMetrics:
@@ -91,7 +99,10 @@ class SupervisedMetrics:
         scoreboard: _core.Scoreboard,
         addresses: list[str],
         settings: Sequence[str] | None = None,
+        survey: Callable[[str, Callable[[surveys.Told], None]], bool] | None = None,
     ) -> None:
+        """`survey` asks the workers of their connections."""
+        self._survey = survey
         expects_app = app_metrics.are_possible()
         own = open_listeners(config.metrics_bind)
         try:
@@ -107,9 +118,17 @@ class SupervisedMetrics:
 
     def turn(self) -> None:
         self._server.turn()
-        while wanted := self._server.take_app():
-            self._server.supply(wanted, app_metrics.collect(wanted))
-            self._server.turn()
+        while wanted := self._server.take_wanted():
+            query = _query_in(wanted)
+            if query is None:
+                self._supply(wanted, app_metrics.collect(wanted))
+            elif self._survey is not None:
+                # Where too many wait this one is told nothing, in time.
+                self._survey(query, lambda told, wanted=wanted: self._supply(wanted, surveys.as_json(told)))
+
+    def _supply(self, wanted: str, text: bytes) -> None:
+        self._server.supply(wanted, text)
+        self._server.turn()
 
     def abandon(self) -> None:
         """In a forked child."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Generator
 
-from . import slow_callbacks
+from . import slow_callbacks, surveys
 from .config import ServerConfig
 from .event_loop import EventLoop
 
@@ -20,6 +20,7 @@ def observed(loop: EventLoop, config: ServerConfig) -> Generator[None]:
     with contextlib.ExitStack() as stack:
         if config.metrics_bind is not None:
             loop.reactor.measure()
+            surveys.enlist(loop)
             stack.callback(_Pulse(loop).stop)
         stack.enter_context(slow_callbacks.logged(loop, config.slow_callback_s))
         yield

@@ -4,6 +4,7 @@
 //! elsewhere. It owns its descriptor unless it is a watch, whose descriptor is somebody else's.
 
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use super::buffer::SegmentQueue;
 use super::event_loop::Cause;
@@ -46,10 +47,28 @@ pub struct ChannelFlags {
     pub cause: Cause,
 }
 
+/// When a connection was opened: whole seconds of its loop's time, in the three bytes that a slot has left. After 194 days
+/// all are as old as those.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Opened([u8; 3]);
+
+impl Opened {
+    pub fn at(elapsed: Duration) -> Self {
+        let [a, b, c, _] = (elapsed.as_secs().min(0xff_ffff) as u32).to_le_bytes();
+        Opened([a, b, c])
+    }
+
+    pub fn age(self, elapsed: Duration) -> Duration {
+        let [a, b, c] = self.0;
+        elapsed.saturating_sub(Duration::from_secs(u64::from(u32::from_le_bytes([a, b, c, 0]))))
+    }
+}
+
 pub struct Channel<C> {
     pub fd: RawFd,
     pub kind: ChannelKind,
     pub flags: ChannelFlags,
+    pub opened: Opened,
     /// Bytes sent since somebody last asked; saturates.
     pub progress_bytes: u32,
     pub timer: TimerLink,
@@ -63,6 +82,7 @@ impl<C> Channel<C> {
             fd,
             kind,
             flags: ChannelFlags::default(),
+            opened: Opened::default(),
             progress_bytes: 0,
             timer: TimerLink::default(),
             output: None,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::buffer::{BufferPool, Lease, Owner, SegmentQueue};
-use super::channel::{Channel, ChannelKind};
+use super::channel::{Channel, ChannelKind, Opened};
 use super::gate;
 use super::mailbox::{MailSender, Mailbox};
 use super::poller::{Completion, Poller, Readiness, SendOutcome};
@@ -107,6 +107,19 @@ pub trait Service {
     /// What was flushed has been given to the kernel: time to measure what began long ago. `now`, if somebody has looked;
     /// `Io::clock` tells otherwise. Only while `Io::measures`.
     fn flushed(&mut self, _io: &mut Io<Self::Connection>, _now: Option<Instant>) {}
+}
+
+/// One connection, for whoever looks at many.
+pub struct Glance<'a, C> {
+    pub token: Token,
+    pub fd: RawFd,
+    /// To the second.
+    pub age: Duration,
+    pub queued_bytes: usize,
+    /// The kernel has no room for what is to be sent.
+    pub is_sending: bool,
+    pub is_closing: bool,
+    pub state: &'a C,
 }
 
 /// What a service may do with its reactor.
@@ -333,7 +346,8 @@ impl<C: Default> Io<C> {
     /// Take a connected, non-blocking stream socket, and start receiving from it.
     pub fn add_connection(&mut self, fd: OwnedFd, state: C) -> io::Result<Token> {
         let raw = fd.as_raw_fd();
-        let token = self.channels.insert(Channel::new(raw, ChannelKind::Connection, state));
+        let opened = Opened::at(self.elapsed());
+        let token = self.channels.insert(Channel { opened, ..Channel::new(raw, ChannelKind::Connection, state) });
         match self.poller.receive(token, raw) {
             Ok(()) => {
                 let _ = fd.into_raw_fd();
@@ -392,6 +406,27 @@ impl<C: Default> Io<C> {
         tokens
     }
 
+    /// Slots that connections can have, by their index: all are below this.
+    pub fn slots(&self) -> u32 {
+        self.channels.touched()
+    }
+
+    /// The open connection in this slot, if there is one, as it is now.
+    pub fn glance(&self, index: u32) -> Option<Glance<'_, C>> {
+        let token = self.channels.token_at(index)?;
+        let channel = self.channels.get(token)?;
+        let is_open = channel.kind == ChannelKind::Connection && !channel.flags.closed;
+        is_open.then(|| Glance {
+            token,
+            fd: channel.fd,
+            age: channel.opened.age(self.elapsed()),
+            queued_bytes: channel.queued_bytes(),
+            is_sending: channel.flags.sending,
+            is_closing: channel.flags.closing || channel.flags.lingering,
+            state: &channel.state,
+        })
+    }
+
     /// Append to a connection's output; it leaves with this turn's flush. `None`: the connection is closed.
     pub fn append_with<R>(&mut self, token: Token, write: impl FnOnce(&mut Vec<u8>) -> R) -> Option<R> {
         let (queue, buffers) = self.output(token)?;
@@ -430,6 +465,11 @@ impl<C: Default> Io<C> {
         mark_dirty(&mut self.dirty, token, channel);
         let queue = channel.output.get_or_insert_with(|| self.free_queues.pop().unwrap_or_default());
         Some((queue, &mut self.buffers))
+    }
+
+    /// How many connections the next flush will look at: a mark for [`EventLoop::flush_since`].
+    pub fn unflushed(&self) -> usize {
+        self.dirty.len()
     }
 
     /// Bytes that a connection still has to send.
@@ -905,6 +945,14 @@ impl<S: Service> EventLoop<S> {
             if let Some(state) = self.io.remove(token, reason) {
                 self.service.closed(&mut self.io, token, state, reason);
             }
+        }
+    }
+
+    /// Send what has become dirty since [`Io::unflushed`] told `mark`, ahead of the flush; nobody is buried meanwhile. For
+    /// whoever writes to very many at once, and would have a queue for each.
+    pub fn flush_since(&mut self, mark: usize) {
+        for token in self.io.dirty.split_off(mark.min(self.io.dirty.len())) {
+            self.flush_one(token);
         }
     }
 

@@ -16,5 +16,5 @@ pub mod token;
 pub mod wall_clock;
 pub mod wide_sockets;
 
-pub use event_loop::{Cause, CloseReason, EventLoop, Hold, Io, Service, Shard};
+pub use event_loop::{Cause, CloseReason, EventLoop, Glance, Hold, Io, Service, Shard};
 pub use token::Token;

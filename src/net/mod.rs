@@ -9,6 +9,7 @@ mod inet_address;
 pub mod options;
 mod socket;
 pub mod socket_options;
+mod tcp_info;
 
 pub use error::errno_of;
 pub use inet_address::{AddressError, RawAddress, SocketAddress, UnixAddress};
@@ -17,3 +18,4 @@ pub use socket::{
     shutdown_write, socket_pair, take_error,
 };
 pub use socket_options::{SocketOptionError, SocketOptions};
+pub use tcp_info::{TcpFigures, tcp_figures};

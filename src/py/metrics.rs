@@ -17,7 +17,7 @@ use crate::core::poller::{self, PollerKind};
 use crate::core::{EventLoop, background};
 use crate::metrics::table::{FAMILIES, Kind, PREFIX};
 use crate::reactor::Mail;
-use crate::server::metrics::{AppBell, AppDesk, Format, MetricsPages, MetricsService, View};
+use crate::server::metrics::{AppBell, AppDesk, Format, MetricsPages, MetricsService, View, Wanted};
 
 enum Place {
     Here(Box<EventLoop<MetricsService>>),
@@ -56,7 +56,7 @@ impl MetricsServer {
     ) -> PyResult<Self> {
         let (desk, bell) = AppDesk::new()?;
         let view = View::new(scoreboard.0.clone(), &names, listeners);
-        let service = MetricsService::new(MetricsPages::new(view, config, expects_app.then_some(desk)));
+        let service = MetricsService::new(MetricsPages::new(view, config, desk, expects_app));
         // epoll: its descriptor can be waited for by another loop, and its loop go to another thread.
         let mut event_loop = EventLoop::new(poller::open(PollerKind::Epoll)?, service)?;
         event_loop.service.attach(&mut event_loop.io)?;
@@ -111,21 +111,21 @@ impl MetricsServer {
         Ok(())
     }
 
-    /// Wait until the application's metrics are wanted: "text" or "openmetrics"; `None` once stopped. From any thread.
-    fn wait_for_app(&self, py: Python<'_>) -> Option<&'static str> {
+    /// Wait until something is wanted that only Python can tell; `None` once stopped. From any thread. The application's
+    /// metrics are "text" or "openmetrics", connections are "?" and a query as [`Survey`](super::survey::Survey) takes it.
+    fn wait_for_wanted(&self, py: Python<'_>) -> Option<String> {
         py.detach(|| self.bell.wait()).map(name_of)
     }
 
-    /// The same without waiting: `None` if they are not wanted.
-    fn take_app(&self) -> Option<&'static str> {
+    /// The same without waiting: `None` if nothing is wanted.
+    fn take_wanted(&self) -> Option<String> {
         self.bell.take().map(name_of)
     }
 
-    /// The application's metrics in this format, without an end of their own.
-    fn supply(&self, format: &str, text: &Bound<'_, PyBytes>) -> PyResult<()> {
-        let format = Format::ALL.into_iter().find(|each| name_of(*each) == format);
-        let format = format.ok_or_else(|| PyValueError::new_err("expected text or openmetrics"))?;
-        self.bell.supply(format, text.as_bytes());
+    /// What was wanted, by the same name: the application's metrics in this format, without an end of their own, or
+    /// connections as JSON.
+    fn supply(&self, wanted: &str, text: &Bound<'_, PyBytes>) -> PyResult<()> {
+        self.bell.supply(wanted_of(wanted)?, text.as_bytes());
         Ok(())
     }
 
@@ -143,10 +143,20 @@ impl MetricsServer {
     }
 }
 
-fn name_of(format: Format) -> &'static str {
-    match format {
-        Format::Text => "text",
-        Format::OpenMetrics => "openmetrics",
+fn name_of(wanted: Wanted) -> String {
+    match wanted {
+        Wanted::App(Format::Text) => "text".to_owned(),
+        Wanted::App(Format::OpenMetrics) => "openmetrics".to_owned(),
+        Wanted::Connections(query) => format!("?{query}"),
+    }
+}
+
+fn wanted_of(name: &str) -> PyResult<Wanted> {
+    match (name, name.strip_prefix('?')) {
+        ("text", _) => Ok(Wanted::App(Format::Text)),
+        ("openmetrics", _) => Ok(Wanted::App(Format::OpenMetrics)),
+        (_, Some(query)) => Ok(Wanted::Connections(super::survey::query_of(query)?)),
+        _ => Err(PyValueError::new_err(format!("expected text, openmetrics or ? and a query, got {name:?}"))),
     }
 }
 

@@ -19,6 +19,7 @@ mod scoreboard;
 mod service;
 mod socket_options;
 mod stall_watch;
+mod survey;
 mod task;
 mod tcp;
 mod wsgi;
@@ -48,6 +49,8 @@ mod _core {
     use super::scoreboard::{Scoreboard, exit_after_hang_up};
     #[pymodule_export]
     use super::socket_options::{get_socket_option, set_socket_option, socket_option_table};
+    #[pymodule_export]
+    use super::survey::{Survey, survey_query};
     #[pymodule_export]
     use super::wsgi::{FileWrapper, StartResponse, WsgiInput, WsgiServer};
 

@@ -5,6 +5,7 @@ pub mod http;
 pub mod metrics;
 mod slot;
 pub mod static_files;
+pub mod survey;
 pub mod tcp;
 pub mod udp;
 

@@ -2,7 +2,11 @@
 
 use super::http::HttpConnection;
 use super::tcp::StreamConnection;
+use crate::core::channel::Channel;
 use crate::core::{Io, Token};
+
+// A million idle connections pay for each of them.
+const _: () = assert!(size_of::<Channel<Connection>>() <= 88);
 
 pub enum Connection {
     Http(HttpConnection),

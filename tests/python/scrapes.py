@@ -21,6 +21,26 @@ TIMEOUT_S = 20.0
 # Connections, by which the fixture has found that the server is ready.
 LOOKED = 1
 
+# An application that counts with the client's own library.
+COUNTING = """
+import os
+from prometheus_client import Counter, Gauge, Histogram
+
+visits = Counter("visits", "Visits.", ["path"])
+level = Gauge("level", "A level of this process.", multiprocess_mode="livesum")
+size = Histogram("size", "Sizes.", buckets=(1, 10))
+mine = Counter("penstock_turns", "A name that is the server's.")
+
+async def app(scope, receive, send):
+    visits.labels(scope["path"]).inc()
+    level.set(3)
+    size.observe(5)
+    mine.inc()
+    body = b"%d" % os.getpid()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+"""
+
 # (name of the sample, its labels) -> value
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import HELLO_APP, Server
-from scrapes import LOOKED, OPENMETRICS, TIMEOUT_S, Samples, fetch, json_of, port_of, scrape, total, until
+from scrapes import COUNTING, LOOKED, OPENMETRICS, TIMEOUT_S, Samples, fetch, json_of, port_of, scrape, total, until
 
 from penstock import ConfigError, ServerConfig, _core, metrics
 
@@ -27,25 +27,6 @@ async def app(scope, receive, send):
         raise RuntimeError("as asked")
     await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
-"""
-
-COUNTING = """
-import os
-from prometheus_client import Counter, Gauge, Histogram
-
-visits = Counter("visits", "Visits.", ["path"])
-level = Gauge("level", "A level of this process.", multiprocess_mode="livesum")
-size = Histogram("size", "Sizes.", buckets=(1, 10))
-mine = Counter("penstock_turns", "A name that is the server's.")
-
-async def app(scope, receive, send):
-    visits.labels(scope["path"]).inc()
-    level.set(3)
-    size.observe(5)
-    mine.inc()
-    body = b"%d" % os.getpid()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-    await send({"type": "http.response.body", "body": body})
 """
 
 

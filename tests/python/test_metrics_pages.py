@@ -29,9 +29,11 @@ def tile(browser: Browser, name: str) -> str:
     )
 
 
-def cells(browser: Browser) -> list[list[str]]:
+def cells(browser: Browser, table: int = 0) -> list[list[str]]:
+    """What the page's tables have; of `config`, which has one for each group, in all."""
+    body = "document" if browser.title() == "Penstock: config" else f"document.querySelectorAll('tbody')[{table}]"
     return browser.run(
-        "return [...document.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.textContent))"
+        f"return [...{body}.querySelectorAll('tr')].map(row => [...row.cells].map(cell => cell.textContent))"
     )
 
 
@@ -79,6 +81,47 @@ def test_connections_and_reactors_tell_each_worker(serve: Serve, browser: Browse
         until(lambda: cells(browser)[0][2].endswith("%"), "the share of time at work")
         until(lambda: browser.run(DRAWN) >= 2)
         assert browser.run("return [...document.querySelectorAll('h2')].map(each => each.hidden)") == [False, True]
+
+
+def test_single_connections_are_shown_and_found(serve: Serve, browser: Browser):
+    server = serve(
+        """
+        import asyncio
+        async def app(scope, receive, send):
+            if scope["path"] != "/":
+                await asyncio.sleep(60)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body"})
+        """,
+        *SHOWN,
+        *("--workers", "2", "--timeout-graceful-shutdown", "0.1"),
+    )
+    about = "return document.querySelectorAll('.about')[0].textContent"
+
+    def shown() -> list[tuple[str, str, str]]:
+        return [(row[2], row[4], row[5]) for row in cells(browser, 1)]
+
+    def choose(selector: str, value: str) -> None:
+        browser.run(
+            f"const field = document.querySelector('{selector}'); field.value = '{value}';"
+            "field.dispatchEvent(new Event('change'));"
+        )
+
+    with server.connect() as idle, server.connect() as waiting:
+        idle.sendall(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        waiting.sendall(b"GET /<b>bold</b>?secret HTTP/1.1\r\nhost: a\r\n\r\n")
+        peers = ["{}:{}".format(*each.getsockname()) for each in (idle, waiting)]
+        open_page(browser, port_of(server), "connections")
+        both = {(peers[0], "idle", ""), (peers[1], "handling", "GET /<b>bold</b>")}
+        until(lambda: set(shown()) == both, "both are shown, and what they ask is text")
+        assert browser.run(about) == "2 of 2 shown, 2 open"
+        choose("select[aria-label=State]", "idle")
+        until(lambda: shown() == [(peers[0], "idle", "")])
+        assert browser.run(about) == "1 of 1 shown, 2 open"
+        choose("input[type=search]", "no address")
+        until(lambda: browser.run(about).startswith("Expected peer to be addresses"))
+        choose("input[type=search]", "10.0.0.0/8")
+        until(lambda: browser.run(about) == "0 of 0 shown, 2 open")
 
 
 def test_the_settings_are_shown_and_found(serve: Serve, browser: Browser):

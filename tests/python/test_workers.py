@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 from conftest import PENSTOCK, Server, clean_environment
+from others import asked_by_nobody, let_others_in
 from threaded_server import TIMEOUT_S, read_response
 
-import penstock
 from penstock import _core
 
 Serve = Callable[..., Server]
@@ -569,57 +569,21 @@ def test_the_pid_file_is_there_while_the_server_is(serve: Serve, tmp_path: Path,
     assert not path.exists()
 
 
-def asked_by_another_user(control: Path) -> str:
-    """What comes of asking for the status as the user nobody."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-        try:
-            with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(TIMEOUT_S)
-                client.connect(str(control))
-                client.sendall(b'{"do": "status"}\n')
-                told = f"answer {client.recv(1000)!r}"
-        except OSError as error:
-            told = type(error).__name__
-        os.write(write, told.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        told = pipe.read()
-    os.waitpid(pid, 0)
-    return told
-
-
 def test_another_user_has_no_say_even_where_the_file_s_mode_lets_them_in(serve: Serve, control: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     serve(APP, "--workers", "1", "--control", str(control))
     assert status_of(control)["workers"]
     control.parent.chmod(0o755)
-    assert asked_by_another_user(control) == "PermissionError"
+    assert asked_by_nobody(control) == "PermissionError"
     control.chmod(0o666)
-    assert asked_by_another_user(control) in ("answer b''", "ConnectionResetError", "BrokenPipeError")
+    assert asked_by_nobody(control) in ("answer b''", "ConnectionResetError", "BrokenPipeError")
     assert status_of(control)["workers"], "and the supervisor goes on"
-
-
-def may_be_entered_by_others(path: str | Path) -> bool:
-    return all(directory.stat().st_mode & stat.S_IXOTH for directory in Path(path).resolve().parents)
 
 
 @pytest.mark.parametrize("workers", [(), ("--workers", "1")])
 def test_the_application_runs_as_who_was_asked(serve: Serve, tmp_path: Path, workers: tuple[str, ...]) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
-    for directory in tmp_path.parents[:4]:
-        if directory.name.startswith(("pytest-", "popen-")):
-            directory.chmod(0o755)  # pytest keeps its directories from others.
-    tmp_path.chmod(0o755)
-    if not all(map(may_be_entered_by_others, (tmp_path, penstock.__file__))):
-        pytest.skip("another user cannot read this interpreter, or this checkout")
+    let_others_in(tmp_path)
     server = serve(
         """
         import os

@@ -1,4 +1,4 @@
-"""`penstock ctl`: ask a running supervisor how it is, or to reload, scale or stop."""
+"""`penstock ctl`: ask a running supervisor how it is, who is connected, or to reload, scale or stop."""
 
 from __future__ import annotations
 
@@ -32,6 +32,27 @@ def status(ask: Any, as_json: bool) -> None:
 
 
 @command.command()
+@click.option(
+    "--sort",
+    default="oldest",
+    show_default=True,
+    type=click.Choice(["oldest", "newest", "queued", "bytes", "silent"]),
+    help="Which come first: queued has most to be sent, bytes most that has come and left, silent the longest pause.",
+)
+@click.option("--state", default="", metavar="STATE", help="Only those: idle, handling, sending, ...")
+@click.option("--peer", default="", metavar="ADDRESSES", help="Only those from 10.0.0.0/8,::1 or unix.")
+@click.option("--rows", default=50, show_default=True, type=click.IntRange(1, 200), help="How many at the most.")
+@click.option("--json", "as_json", is_flag=True, help="All there is to know, for programs.")
+@click.pass_obj
+def connections(ask: Any, sort: str, state: str, peer: str, rows: int, as_json: bool) -> None:
+    """Show single connections: who, since when, and in the middle of what."""
+    from urllib.parse import urlencode
+
+    answer = ask(do="connections", query=urlencode({"sort": sort, "state": state, "peer": peer, "rows": rows}))
+    click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(_connection_lines(answer)))
+
+
+@command.command()
 @click.pass_obj
 def reload(ask: Any) -> None:
     """Replace all workers, losing no request."""
@@ -61,6 +82,22 @@ def _lines(answer: dict[str, Any]) -> list[str]:
         f"supervisor {answer['pid']}: {answer['wanted']} workers wanted, generation {answer['generation']}, {listeners}"
     )
     columns = ("pid", "generation", "stage", "age_s", "connections", "in_progress", "served", "resident_mib")
-    rows = [columns, *(tuple(str(each[name]) for name in columns) for each in answer["workers"])]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
-    return [head, *("  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in rows)]
+    return [head, *_table(columns, answer["workers"])]
+
+
+def _connection_lines(answer: dict[str, Any]) -> list[str]:
+    head = f"{len(answer['connections'])} of {answer['matched']} shown, {answer['open']} open"
+    if answer["unanswered"]:
+        head += f"; not answered: workers {', '.join(answer['unanswered'])}"
+    columns = ("worker", "pid", "peer", "state", "age_s", "idle_s", "received_bytes", "sent_bytes", "queued_bytes")
+    return [head, *_table((*columns, "asks"), answer["connections"])]
+
+
+def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> list[str]:
+    cells = [columns, *(tuple(_cell(each[name]) for name in columns) for each in rows)]
+    widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
+    return ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in cells]
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else str(value)

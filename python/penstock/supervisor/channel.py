@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self.end = end
         self._received = b""
+        self._unsent = b""
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -27,9 +27,20 @@ class Channel:
         return cls(one), cls(other)
 
     def send(self, **message: Any) -> None:
-        """Nobody sends much: what the kernel does not take at once, the other end is not alive to read."""
-        with contextlib.suppress(OSError):
-            self.end.sendall(json.dumps(message).encode() + b"\n")
+        """Nearly all of them are short. What the kernel does not take at once goes with the next, or with `flush`."""
+        self._unsent += json.dumps(message).encode() + b"\n"
+        self.flush()
+
+    def flush(self) -> bool:
+        """Send what is left. False: not all of it, for now."""
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[self.end.send(self._unsent) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._unsent = b""  # The other end is gone.
+        return True
 
     def receive(self) -> Iterator[dict[str, Any] | None]:
         """The messages that have arrived."""

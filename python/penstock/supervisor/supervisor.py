@@ -22,6 +22,7 @@ from .. import _core, app_metrics, errors, identity, logs, systemd
 from ..config import ServerConfig
 from ..errors import AddressInUse, ConfigError, PenstockError
 from ..metrics import SupervisedMetrics
+from ..surveys import Surveys
 from . import worker
 from .channel import Channel
 from .control import Answer, ControlSocket
@@ -81,6 +82,7 @@ class Supervisor:
         self._error: PenstockError | None = None
         self._control: ControlSocket | None = None
         self._metrics: SupervisedMetrics | None = None
+        self._surveys = Surveys(self._survey_workers)
         # Those who asked for what is not done yet.
         self._waiting: list[Answer] = []
 
@@ -122,7 +124,7 @@ class Supervisor:
         """A predecessor has the place until it knows that this one is ready: then again, at the next look."""
         try:
             self._metrics = SupervisedMetrics(
-                self.config, self._scoreboard, self._seats.addresses, self._trade.settings
+                self.config, self._scoreboard, self._seats.addresses, self._trade.settings, self._surveys.ask
             )
         except AddressInUse:
             if self._inheritance is None:
@@ -207,6 +209,8 @@ class Supervisor:
                 self._selector.unregister(process.channel.end)
             elif "failed" in message:
                 process.failure = message["failed"]
+            elif "survey" in message:
+                self._surveys.heard(str(process.slot), message["survey"]["number"], message["survey"]["found"])
             elif "ready" in message and process.stage is Stage.STARTING:
                 process.stage, process.ready_s = Stage.READY, time.monotonic()
                 process.ticked_s = process.ready_s
@@ -299,6 +303,8 @@ class Supervisor:
         match request:
             case {"do": "status"}:
                 answer(self.status())
+            case {"do": "connections", "query": str(query)}:
+                self._answer_survey(query, answer)
             case {"do": "stop"}:
                 self.stop()
                 answer({})
@@ -314,7 +320,23 @@ class Supervisor:
                 else:
                     answer({"error": refusal})
             case _:
-                answer({"error": "expected status, reload, scale with a number of workers, or stop"})
+                answer({"error": "expected status, connections, reload, scale with a number of workers, or stop"})
+
+    def _answer_survey(self, query: str, answer: Answer) -> None:
+        try:
+            wanted = _core.survey_query(query)
+        except ValueError as error:
+            answer({"error": str(error)})
+            return
+        if not self._surveys.ask(wanted, answer):
+            answer({"error": "too many ask for the connections at once: ask again in a while"})
+
+    def _survey_workers(self, query: str, number: int, but: set[str]) -> list[str]:
+        """Ask them of their connections; by the name that metrics have for each."""
+        asked = [each for each in self.processes if each.stage is not Stage.STARTING and str(each.slot) not in but]
+        for process in asked:
+            process.channel.send(survey={"query": query, "number": number})
+        return [str(process.slot) for process in asked]
 
     def _answer_waiting(self, answer: dict[str, Any]) -> None:
         waiting, self._waiting = self._waiting, []
@@ -355,6 +377,7 @@ class Supervisor:
         now_s = time.monotonic()
         self._bury(now_s)
         self._tell_life(now_s)
+        self._surveys.look(now_s)
         if now_s >= self._look_at_s:
             self._look_at_s = now_s + _LOOK_EVERY_S
             self._look_at_limits(now_s)
@@ -401,6 +424,8 @@ class Supervisor:
         until = [look_at_s, *(process.kill_at_s for process in self.processes if process.kill_at_s)]
         if self._start_not_before_s and not self._stops:
             until.append(self._start_not_before_s)
+        if self._surveys.deadline_s is not None:
+            until.append(self._surveys.deadline_s)
         return max(0.0, min(until) - time.monotonic())
 
     # Starting
@@ -481,6 +506,7 @@ class Supervisor:
                 continue
             self._hear_last_words(process)
             self.processes.remove(process)
+            self._surveys.gone(str(process.slot))
             self._scoreboard.release(process.slot)
             app_metrics.bury(process.pid)
             if process.is_here:

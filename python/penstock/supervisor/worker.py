@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from socket import socket
 from typing import Any, NoReturn
 
-from .. import _core, identity, listener, logs, tracing
+from .. import _core, identity, listener, logs, surveys, tracing
 from ..config import ServerConfig
 from ..errors import PenstockError
 from ..event_loop import EventLoop
@@ -145,6 +145,25 @@ class Supervised(ABC):
                 # Whether its listeners go with it, so that who waits there is to be taken along.
                 self._sees_off = self._is_last = message["retire"]["sees_off"]
                 self.leave()
+            elif "survey" in message:
+                self._survey(**message["survey"])
+
+    def _survey(self, query: str, number: int) -> None:
+        """Tell of the connections, in a while."""
+        if isinstance(self._loop, EventLoop):
+            surveys.look(self._loop, query, lambda found: self._tell_found({"number": number, "found": found}))
+
+    def _tell_found(self, survey: dict[str, Any]) -> None:
+        self.place.channel.send(survey=survey)
+        self._flush_channel()
+
+    def _flush_channel(self) -> None:
+        """What was found may be more than the kernel takes at once."""
+        end = self.place.channel.end
+        if self.place.channel.flush():
+            self._loop.remove_writer(end)
+        else:
+            self._loop.add_writer(end, self._flush_channel)
 
     def _stop_as_orphan(self) -> None:
         logs.error_logger.error("The supervisor is gone: leaving")

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::exchange::Exchange;
+use super::exchange::{Answer, Exchange, Stage};
 use crate::net::SocketAddress;
+use crate::server::survey::Phase;
 
 /// The other end, in 20 bytes (a `SocketAddr` takes 32).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -90,6 +91,35 @@ impl HttpConnection {
     /// Whether another protocol has taken the connection over ([`HttpServer::upgrade`](super::HttpServer::upgrade)).
     pub fn is_upgraded(&self) -> bool {
         self.marks.has(Marks::UPGRADED)
+    }
+
+    /// What it is in the middle of, unless it closes or its peer does not read.
+    pub fn phase(&self) -> Phase {
+        match &self.active {
+            _ if self.is_upgraded() => Phase::Upgraded,
+            None if self.marks.has(Marks::GREETED) => Phase::Idle,
+            None => Phase::New,
+            Some(exchange) => match (exchange.answer, exchange.stage) {
+                (_, Stage::Head) => Phase::Reading,
+                (Answer::Unstarted, Stage::Body | Stage::Whole) => Phase::Handling,
+                (Answer::Started | Answer::Complete, Stage::Body | Stage::Whole) => Phase::Answering,
+            },
+        }
+    }
+
+    /// Who is at the other end, if anybody has wanted to know.
+    pub fn known_peer(&self) -> PeerAddress {
+        self.peer
+    }
+
+    /// Bytes that have come and that nobody has taken.
+    pub fn held_bytes(&self) -> usize {
+        self.active.as_ref().map_or(0, |exchange| exchange.pending().len() + exchange.body_bytes())
+    }
+
+    /// Method and path of the request that is under way.
+    pub fn asks(&self) -> Option<String> {
+        self.active.as_ref()?.asks().map(|asks| String::from_utf8_lossy(&asks).into_owned())
     }
 }
 

@@ -1,5 +1,6 @@
 //! An Exchange is one request and its response while they last. It owns the bytes that wait for either side.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use super::access_log::LogRecord;
@@ -129,6 +130,16 @@ impl Default for Exchange {
 const MAX_UNREAD_BYTES: u64 = 64 * 1024;
 /// A buffer larger than this is not kept for the next request.
 const KEPT_BYTES: usize = 16 * 1024;
+
+/// As much is remembered of what a request asks for, when its turn is over.
+const ASKS_BYTES: usize = 128;
+
+fn write_asks(out: &mut Vec<u8>, head: &RequestHead, bytes: &[u8]) {
+    out.extend_from_slice(head.method.of(bytes));
+    out.push(b' ');
+    let path = head.path.of(bytes);
+    out.extend_from_slice(&path[..path.len().min(ASKS_BYTES.saturating_sub(out.len()))]);
+}
 
 fn empty(buffer: &mut Vec<u8>) {
     if buffer.capacity() > KEPT_BYTES {
@@ -353,9 +364,28 @@ impl Exchange {
     /// Keep what is still wanted of what is leased: the arena is about to be used again.
     pub fn settle(&mut self) {
         self.settle_body();
-        if matches!(self.head_place, HeadPlace::Leased(_)) {
+        if let HeadPlace::Leased(lease) = self.head_place {
             self.page_style = self.page_style();
             self.head_place = HeadPlace::Gone;
+            // SAFETY: called before the poller recycles.
+            let bytes = unsafe { lease.as_slice() };
+            self.head_bytes.clear();
+            write_asks(&mut self.head_bytes, &self.head, bytes);
+        }
+    }
+
+    /// Method and path of the request that is under way, without its query, and at most `ASKS_BYTES` of it.
+    pub fn asks(&self) -> Option<Cow<'_, [u8]>> {
+        if !self.in_progress() {
+            return None;
+        }
+        match self.head_slice() {
+            Some(bytes) => {
+                let mut asks = Vec::new();
+                write_asks(&mut asks, &self.head, bytes);
+                Some(asks.into())
+            }
+            None => (!self.head_bytes.is_empty()).then(|| (&self.head_bytes[..]).into()),
         }
     }
 

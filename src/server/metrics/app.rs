@@ -1,9 +1,10 @@
-//! The application's own metrics: asked for when somebody scrapes, and supplied by whoever can make the application tell.
+//! What only others can tell: the application's own metrics, and which connections its event loops have. It is asked for when
+//! somebody wants it, and supplied by whoever can make them tell.
 //!
-//! The server's side ([`AppDesk`]) never waits: a scrape is answered when the text arrives, or without it when it does not
-//! come in time. The application's side ([`AppBell`]) is good for any thread.
+//! The server's side ([`AppDesk`]) never waits: a request is answered when the text arrives, or without it when it does not
+//! come in time. The other side ([`AppBell`]) is good for any thread.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::RawFd;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -11,15 +12,25 @@ use std::time::{Duration, Instant};
 use super::exposition::Format;
 use crate::core::Token;
 use crate::core::mailbox::{MailSender, Mailbox};
+use crate::server::survey::Query;
 
-/// A scrape waits this long for the application, then is answered without it.
+/// A request waits this long, then is answered without.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 type Text = Arc<[u8]>;
 
+/// What is wanted; who want the same get the same.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Wanted {
+    /// The application's metrics.
+    App(Format),
+    /// Open connections.
+    Connections(Query),
+}
+
 #[derive(Default)]
 struct Asked {
-    formats: Vec<Format>,
+    wanted: VecDeque<Wanted>,
     is_closed: bool,
 }
 
@@ -27,27 +38,27 @@ struct Asked {
 #[derive(Clone)]
 pub struct AppBell {
     asked: Arc<(Mutex<Asked>, Condvar)>,
-    supply: MailSender<(Format, Text)>,
+    supply: MailSender<(Wanted, Text)>,
 }
 
 impl AppBell {
-    /// Wait until a text is wanted, and in which format; `None` once closed.
-    pub fn wait(&self) -> Option<Format> {
+    /// Wait until something is wanted; `None` once closed.
+    pub fn wait(&self) -> Option<Wanted> {
         let (asked, told) = &*self.asked;
         let asked = asked.lock().expect("nobody panics while holding it");
-        let waiting = |asked: &mut Asked| asked.formats.is_empty() && !asked.is_closed;
+        let waiting = |asked: &mut Asked| asked.wanted.is_empty() && !asked.is_closed;
         let mut asked = told.wait_while(asked, waiting).expect("nobody panics while holding it");
-        if asked.is_closed { None } else { asked.formats.pop() }
+        if asked.is_closed { None } else { asked.wanted.pop_front() }
     }
 
     /// What is wanted, without waiting.
-    pub fn take(&self) -> Option<Format> {
-        self.asked.0.lock().expect("nobody panics while holding it").formats.pop()
+    pub fn take(&self) -> Option<Wanted> {
+        self.asked.0.lock().expect("nobody panics while holding it").wanted.pop_front()
     }
 
-    pub fn supply(&self, format: Format, text: &[u8]) {
+    pub fn supply(&self, wanted: Wanted, text: &[u8]) {
         // It is refused only by a server that is gone.
-        let _ = self.supply.send((format, text.into()));
+        let _ = self.supply.send((wanted, text.into()));
     }
 
     pub fn close(&self) {
@@ -58,8 +69,8 @@ impl AppBell {
 
 pub struct AppDesk {
     asked: Arc<(Mutex<Asked>, Condvar)>,
-    mailbox: Mailbox<(Format, Text)>,
-    waiting: Vec<(Token, Format, Instant)>,
+    mailbox: Mailbox<(Wanted, Text)>,
+    waiting: Vec<(Token, Wanted, Instant)>,
     /// For those who are asked again just now; `None`: it did not come in time.
     arrived: HashMap<Token, Option<Text>>,
 }
@@ -75,33 +86,33 @@ impl AppDesk {
         self.mailbox.fd()
     }
 
-    /// What there is for this scrape. `None`: it waits, from now on.
-    pub fn text_for(&mut self, token: Token, format: Format, now: Instant) -> Option<Option<Text>> {
+    /// What there is for this request. `None`: it waits, from now on.
+    pub fn text_for(&mut self, token: Token, wanted: &Wanted, now: Instant) -> Option<Option<Text>> {
         if let Some(arrived) = self.arrived.remove(&token) {
             return Some(arrived);
         }
-        self.waiting.push((token, format, now));
+        self.waiting.push((token, wanted.clone(), now));
         let mut asked = self.asked.0.lock().expect("nobody panics while holding it");
-        if !asked.formats.contains(&format) {
-            asked.formats.push(format);
+        if !asked.wanted.contains(wanted) {
+            asked.wanted.push_back(wanted.clone());
             self.asked.1.notify_one();
         }
         None
     }
 
-    /// Scrapes that can be answered now.
+    /// Requests that can be answered now.
     pub fn take_answerable(&mut self, now: Instant) -> Vec<Token> {
         self.mailbox.heard();
         // Those who had something waiting here and never came for it are gone.
         self.arrived.clear();
-        while let Some((format, text)) = self.mailbox.take() {
-            self.give(|waiting| waiting.1 == format, &Some(text));
+        while let Some((wanted, text)) = self.mailbox.take() {
+            self.give(|waiting| waiting.1 == wanted, &Some(text));
         }
         self.give(|waiting| now.saturating_duration_since(waiting.2) >= PATIENCE, &None);
         self.arrived.keys().copied().collect()
     }
 
-    fn give(&mut self, to: impl Fn(&(Token, Format, Instant)) -> bool, text: &Option<Text>) {
+    fn give(&mut self, to: impl Fn(&(Token, Wanted, Instant)) -> bool, text: &Option<Text>) {
         for (token, _, _) in self.waiting.extract_if(.., |waiting| to(waiting)) {
             self.arrived.insert(token, text.clone());
         }
@@ -124,20 +135,21 @@ mod tests {
         let token = |index| Token { index, generation: 1 };
         let now = Instant::now();
         assert_eq!(bell.take(), None);
-        for (index, format) in [(1, Format::Text), (2, Format::Text), (3, Format::OpenMetrics)] {
-            assert!(desk.text_for(token(index), format, now).is_none());
+        let (text, opened) = (Wanted::App(Format::Text), Wanted::App(Format::OpenMetrics));
+        for (index, wanted) in [(1, &text), (2, &text), (3, &opened)] {
+            assert!(desk.text_for(token(index), wanted, now).is_none());
         }
-        assert_eq!(bell.wait(), Some(Format::OpenMetrics));
-        assert_eq!(bell.take(), Some(Format::Text), "asked once for both");
-        bell.supply(Format::Text, b"up 1\n");
+        assert_eq!(bell.wait().as_ref(), Some(&text));
+        assert_eq!((bell.take().as_ref(), bell.take()), (Some(&opened), None), "asked once for both");
+        bell.supply(text.clone(), b"up 1\n");
         let mut answerable = desk.take_answerable(now);
         answerable.sort_by_key(|token| token.index);
         assert_eq!(answerable, [token(1), token(2)]);
-        assert_eq!(desk.text_for(token(1), Format::Text, now).unwrap().as_deref(), Some(&b"up 1\n"[..]));
+        assert_eq!(desk.text_for(token(1), &text, now).unwrap().as_deref(), Some(&b"up 1\n"[..]));
         assert_eq!(desk.patience(now), Some(PATIENCE));
         let later = now + PATIENCE;
         assert_eq!(desk.take_answerable(later), [token(3)]);
-        assert_eq!(desk.text_for(token(3), Format::OpenMetrics, later), Some(None));
+        assert_eq!(desk.text_for(token(3), &opened, later), Some(None));
         assert_eq!(desk.patience(later), None);
         bell.close();
         assert_eq!(bell.wait(), None);

@@ -1,8 +1,8 @@
 //! The server of the metrics: `/metrics` for Prometheus, `/-/` for people, JSON for programs.
 //!
 //! It is an HTTP server on a loop of its own, apart from those it tells of, and reads their shards as anybody may: a scrape
-//! takes nothing from the loops that serve. It knows no interpreter; the application's own metrics come from outside
-//! ([`app`]). Nothing here changes anything: there is only GET and HEAD.
+//! takes nothing from the loops that serve. It knows no interpreter; the application's own metrics, and which connections
+//! there are, come from outside ([`app`]). Nothing here changes anything: there is only GET and HEAD.
 
 pub mod app;
 mod exposition;
@@ -13,7 +13,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use app::{AppBell, AppDesk};
+pub use app::{AppBell, AppDesk, Wanted};
 pub use exposition::Format;
 pub use view::View;
 
@@ -26,9 +26,11 @@ use crate::core::buffer::Lease;
 use crate::core::poller::Readiness;
 use crate::core::{CloseReason, Io, Service, Token};
 use crate::protocol::http1::HttpError;
+use crate::server::survey::Query;
 
 const ABSENT: HttpError = HttpError { status: 404, reason: "Here are /metrics and /-/ alone." };
 const METHOD: HttpError = HttpError { status: 405, reason: "Metrics are read, by GET or HEAD." };
+const UNTOLD: HttpError = HttpError { status: 503, reason: "Nobody has told of the connections in time." };
 const MOVED: HttpError = HttpError { status: 302, reason: "The pages are at /-/." };
 
 /// Prometheus comes every few seconds, on one connection.
@@ -48,13 +50,15 @@ pub struct MetricsPages {
     view: View,
     /// The server's settings, as JSON without secrets.
     config: Vec<u8>,
-    app: Option<AppDesk>,
+    desk: AppDesk,
+    /// Whether the application has metrics, for which a scrape waits.
+    expects_app: bool,
     none: Arc<[u8]>,
 }
 
 impl MetricsPages {
-    pub fn new(view: View, config: Vec<u8>, app: Option<AppDesk>) -> Self {
-        MetricsPages { view, config, app, none: Arc::new([]) }
+    pub fn new(view: View, config: Vec<u8>, desk: AppDesk, expects_app: bool) -> Self {
+        MetricsPages { view, config, desk, expects_app, none: Arc::new([]) }
     }
 
     fn answer(&mut self, token: Token, request: &RequestView<'_>, now: Instant) -> NativeAnswer {
@@ -74,6 +78,7 @@ impl MetricsPages {
             b"/-/connections.json" => {
                 self.json(status::by_worker(&self.view, &["Connections", "HTTP requests", "Streams of frames"]))
             }
+            b"/-/connections/open.json" => self.connections(token, head.query.of(request.bytes), now),
             b"/-/reactors.json" => self.json(status::by_worker(&self.view, &["Event loop", "Python", "WSGI threads"])),
             b"/-/config.json" => self.json(self.config.clone()),
             _ => NativeAnswer::Page { error: ABSENT, lines: Vec::new() },
@@ -82,7 +87,7 @@ impl MetricsPages {
 
     fn metrics(&mut self, token: Token, request: &RequestView<'_>, now: Instant) -> NativeAnswer {
         let format = Format::accepted(request.head.header(request.bytes, "accept"));
-        let app = match self.app.as_mut().map(|app| app.text_for(token, format, now)) {
+        let app = match self.expects_app.then(|| self.desk.text_for(token, &Wanted::App(format), now)) {
             None => None,
             Some(Some(text)) => text,
             Some(None) => return NativeAnswer::Later,
@@ -91,6 +96,22 @@ impl MetricsPages {
         let mut body = Vec::with_capacity(32 * 1024);
         exposition::write(&mut body, &self.view, format, app.as_deref().unwrap_or_default());
         self.page(format.content_type(), body)
+    }
+
+    fn connections(&mut self, token: Token, query: &[u8], now: Instant) -> NativeAnswer {
+        // What is no text is no field of a query either.
+        let query = match std::str::from_utf8(query).unwrap_or("?").parse::<Query>() {
+            Ok(query) => query,
+            Err(wrong) => {
+                let error = HttpError { status: 400, reason: wrong.reason() };
+                return NativeAnswer::Page { error, lines: Vec::new() };
+            }
+        };
+        match self.desk.text_for(token, &Wanted::Connections(query), now) {
+            Some(Some(text)) => self.json(text.to_vec()),
+            Some(None) => NativeAnswer::Page { error: UNTOLD, lines: Vec::new() },
+            None => NativeAnswer::Later,
+        }
     }
 
     fn json(&self, body: Vec<u8>) -> NativeAnswer {
@@ -117,15 +138,15 @@ impl Responder for MetricsPages {
     }
 
     fn wakeup(&self) -> Option<RawFd> {
-        self.app.as_ref().map(AppDesk::fd)
+        Some(self.desk.fd())
     }
 
     fn take_answerable(&mut self, now: Instant) -> Vec<Token> {
-        self.app.as_mut().map(|app| app.take_answerable(now)).unwrap_or_default()
+        self.desk.take_answerable(now)
     }
 
     fn patience(&self, now: Instant) -> Option<Duration> {
-        self.app.as_ref()?.patience(now)
+        self.desk.patience(now)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a stream keeps in its slot: 32 bytes, and a buffer only while part of a frame waits.
 
 use crate::protocol::framing::Scan;
+use crate::server::survey::Phase;
 
 /// Why a connection came to its end, as its application is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +91,15 @@ const _: () = assert!(size_of::<StreamConnection>() <= 32);
 impl StreamConnection {
     pub fn held_bytes(&self) -> usize {
         self.held.as_ref().map_or(0, |held| held.len())
+    }
+
+    /// What it is in the middle of, unless it closes or its peer does not read.
+    pub fn phase(&self) -> Phase {
+        match self.held {
+            _ if self.marks.has(Marks::BUSY) || self.queued > 0 => Phase::Handling,
+            Some(_) => Phase::Reading,
+            None => Phase::Idle,
+        }
     }
 
     pub(super) fn hold(&mut self, bytes: &[u8]) {

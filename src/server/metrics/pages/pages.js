@@ -149,6 +149,18 @@ class Table {
   }
 }
 
+const choice = (label, options) =>
+  make("select", { "aria-label": label }, ...options.map(([value, text]) => make("option", { value }, text)));
+
+// What a page of the server's own says went wrong.
+const reasonIn = (text) => {
+  try {
+    return JSON.parse(text).detail;
+  } catch {
+    return undefined;
+  }
+};
+
 const charts = (...all) => make("div", { class: "charts" }, ...all.map((each) => each.element));
 const title = (text) => make("h2", {}, text);
 
@@ -245,6 +257,63 @@ class Status {
   }
 }
 
+// Single connections: asked of the loops that have them, so not as often as what is there to be read.
+const LIST_EVERY_MS = 3000;
+const STATES = ["", "new", "idle", "reading", "handling", "answering", "sending", "closing", "upgraded"];
+const ORDERS = { oldest: "oldest", newest: "newest", queued: "most queued", bytes: "most bytes", silent: "longest silent" };
+
+class ConnectionList {
+  sort = choice("Sort by", Object.entries(ORDERS));
+  state = choice("State", STATES.map((each) => [each, each || "any state"]));
+  peer = make("input", { type: "search", placeholder: "10.0.0.0/8, ::1, unix", "aria-label": "Peers", maxlength: 200 });
+  about = make("p", { class: "about", role: "status" });
+  table = new Table([
+    "worker", "process", "peer", "protocol", "state", "asks", "open for", "silent for", "received", "sent", "queued",
+    "held", "round trip",
+  ]);
+  parts = [make("div", { class: "filters" }, this.sort, this.state, this.peer), this.about, this.table.element];
+  asked = 0;
+
+  constructor() {
+    for (const each of [this.sort, this.state, this.peer]) each.addEventListener("change", () => this.ask());
+    this.live();
+  }
+
+  async live() {
+    for (;;) {
+      if (!document.hidden) await this.ask();
+      await new Promise((resume) => setTimeout(resume, LIST_EVERY_MS));
+    }
+  }
+
+  async ask() {
+    const number = (this.asked += 1);
+    const query = new URLSearchParams({ sort: this.sort.value, state: this.state.value, peer: this.peer.value.trim() });
+    try {
+      const answer = await fetch(`connections/open.json?${query}`, {
+        headers: { accept: "application/json" }, cache: "no-store", signal: AbortSignal.timeout(10 * EVERY_MS),
+      });
+      const text = await answer.text();
+      // An answer to what is not asked any more.
+      if (number !== this.asked) return;
+      if (!answer.ok) throw new Error(reasonIn(text) ?? `${answer.status} ${answer.statusText}`);
+      this.show(JSON.parse(text));
+    } catch (error) {
+      if (number === this.asked) this.about.textContent = error.message;
+    }
+  }
+
+  show({ open, matched, unanswered, connections }) {
+    const silent = unanswered.length ? `; no answer in time from: ${unanswered.join(", ")}` : "";
+    this.about.textContent = `${connections.length} of ${matched} shown, ${open} open${silent}`;
+    this.table.set(connections.map((each) => [
+      each.worker, each.pid, each.peer, each.protocol, each.state, each.asks ?? "", span(each.age_s),
+      seconds(each.idle_s), bytes(each.received_bytes), bytes(each.sent_bytes), bytes(each.queued_bytes),
+      bytes(each.held_bytes), seconds(each.round_trip_s),
+    ]));
+  }
+}
+
 class Connections {
   source = "connections.json";
   open = new Chart("Open", plain);
@@ -257,7 +326,7 @@ class Connections {
   ]);
   parts = [
     charts(this.open, this.accepted, this.closed, this.refused), title("Each worker, since the server's start"),
-    this.table.element,
+    this.table.element, title("Open connections"), ...new ConnectionList().parts,
   ];
 
   show(now, before, dt) {

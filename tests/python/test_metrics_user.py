@@ -1,0 +1,141 @@
+"""`--metrics-bind` with `--user` and `--group`: workers that have given their rights up count, and are shown, as others
+are; what their supervisor has kept is not theirs."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import HELLO_APP, Server
+from others import NOBODY, asked_by_nobody, let_others_in, with_standard_library_at_hand
+from scrapes import COUNTING, json_of, port_of, scrape, total, until
+
+from penstock.supervisor import control
+
+Serve = Callable[..., Server]
+AS_NOBODY = ("--user", str(NOBODY), "--group", str(NOBODY), "--lifespan", "off")
+WORKERS = pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+
+
+def user_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
+
+
+def workers_of(port: int) -> list[dict[str, Any]]:
+    return json_of(port, "status")["workers"]
+
+
+def low_port() -> int:
+    """One that only root may listen at, if it comes to that, and that nobody does."""
+    for port in range(1023, 600, -1):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    pytest.skip("every low port is taken")
+
+
+@WORKERS
+def test_the_place_of_the_metrics_may_ask_for_rights_that_the_application_has_not(
+    serve: Serve, tmp_path: Path, workers: tuple[str, ...]
+):
+    let_others_in(tmp_path)
+    port = low_port()
+    env = with_standard_library_at_hand(tmp_path)
+    server = serve(COUNTING, "--metrics-bind", str(port), *AS_NOBODY, *workers, env=env)
+    for _ in range(4):
+        server.get("/a")
+    samples = until(
+        lambda: (found := scrape(port)) and total(found, "penstock_http_responses_total", code="200") == 4 and found
+    )
+    assert total(samples, "visits_total", path="/a") == 4
+    shown = workers_of(port)
+    assert [user_of(worker["pid"]) for worker in shown] == [NOBODY] * max(1, len(workers))
+    assert all(worker["resident_bytes"] > 1 << 20 for worker in shown)
+
+
+def test_workers_without_rights_count_in_the_supervisors_memory_and_outlive_their_end(serve: Serve, tmp_path: Path):
+    let_others_in(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    server = serve(
+        COUNTING,
+        *("--metrics-bind", "0", "--workers", "2", *AS_NOBODY),
+        env=with_standard_library_at_hand(tmp_path) | {"TMPDIR": str(tmp_path / "tmp")},
+    )
+    port = port_of(server)
+    for _ in range(10):
+        server.get("/a")
+    before = until(lambda: (found := scrape(port)) and total(found, "penstock_http_responses_total") == 10 and found)
+    assert total(before, "visits_total") == 10
+    assert total(before, "penstock_loop_busy_seconds_total") > 0
+    (directory,) = (tmp_path / "tmp").glob("penstock-metrics-*")
+    assert (directory.stat().st_uid, stat.S_IMODE(directory.stat().st_mode)) == (NOBODY, 0o700)
+    former = {worker["pid"] for worker in workers_of(port)}
+    for pid in former:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: total(scrape(port), "penstock_worker_starts_total") == 4)
+    until(lambda: total(scrape(port), "penstock_workers", state="ready") == 2)
+    successors = {worker["pid"] for worker in workers_of(port)}
+    assert not successors & former
+    assert {user_of(pid) for pid in successors} == {NOBODY}
+    server.get("/b")
+    after = until(lambda: (found := scrape(port)) and total(found, "penstock_http_responses_total") == 11 and found)
+    assert total(after, "visits_total") == 11
+    assert total(after, "level") == 3, "live gauges of the dead are gone"
+    server.signal(signal.SIGHUP)
+    until(lambda: total(scrape(port), "penstock_worker_info", generation="2", state="ready") == 2)
+    assert total(scrape(port), "visits_total") == 11
+    server.stop()
+    assert not directory.exists()
+    assert "Traceback" not in server.log
+
+
+def test_the_control_socket_is_the_supervisors_users_and_not_the_workers(serve: Serve, tmp_path: Path):
+    let_others_in(tmp_path)
+    path = tmp_path / "control"
+    server = serve(HELLO_APP, "--metrics-bind", "0", "--workers", "1", "--control", str(path), *AS_NOBODY)
+    assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (0, 0o600)
+    assert asked_by_nobody(path) == "PermissionError"
+    (told,) = control.ask(str(path), 20.0, do="status")["workers"]
+    (shown,) = workers_of(port_of(server))
+    assert (told["pid"], user_of(told["pid"])) == (shown["pid"], NOBODY)
+    assert control.ask(str(path), 120.0, do="reload") == {"workers": 1, "generation": 2}
+    assert control.ask(str(path), 120.0, do="scale", workers=2)["workers"] == 2
+    until(lambda: [worker["state"] for worker in workers_of(port_of(server))] == ["ready"] * 2)
+    assert {user_of(worker["pid"]) for worker in workers_of(port_of(server))} == {NOBODY}
+
+
+@WORKERS
+def test_a_unix_socket_is_shown_at_and_found_again_by_the_next_server(
+    serve: Serve, tmp_path: Path, workers: tuple[str, ...]
+):
+    let_others_in(tmp_path)
+    path = tmp_path / "metrics"
+    for _ in range(2):
+        server = serve(HELLO_APP, "--metrics-bind", f"unix:{path}", *AS_NOBODY, *workers)
+        assert answers(path) == 200
+        server.stop()
+        # Who serves alone has no right left to remove what lies in root's directory; the next start does.
+        assert path.exists() == (not workers)
+
+
+def answers(path: Path) -> int:
+    connection = http.client.HTTPConnection("localhost", timeout=20)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(20)
+    connection.sock.connect(str(path))
+    connection.request("GET", "/metrics")
+    try:
+        return connection.getresponse().status
+    finally:
+        connection.close()
