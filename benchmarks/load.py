@@ -93,13 +93,13 @@ def check_echo(target: Target, found: Mapping[str, Any]) -> None:
         raise BenchError(f"expected {expected} bytes echoed in {found['answers']} answers, got {found['body_bytes']}")
 
 
-def stream_echo(port: int, size: int, seconds: float) -> Load:
-    """A message on each connection, which must come back byte for byte, and then the next."""
+def stream_echo(port: int, message: bytes, seconds: float) -> Load:
+    """The message on each connection, which must come back byte for byte, and then again."""
     try:
         found: Mapping[str, Any] = run_tcp_load(
             "127.0.0.1",
             port,
-            message=bytes(at % 251 for at in range(size)),
+            message=message,
             connections=CONNECTIONS,
             duration_s=seconds,
         )

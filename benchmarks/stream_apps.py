@@ -1,7 +1,7 @@
 """Servers of the works about streams: `python stream_apps.py penstock|uvloop echo|framed|broadcast PORT`.
 
 The same service twice: with Penstock's TCPServer, and as a uvloop Protocol written with care (a buffer only for partial
-frames, one write for what one read brought).
+frames, one call of the handler and one write for what one read brought).
 """
 
 from __future__ import annotations
@@ -51,32 +51,35 @@ class Echo(asyncio.Protocol):
 
 
 class Framed(asyncio.Protocol):
-    """Cuts frames, hands each to `on_message`, and joins what that sends for one write."""
+    """Cuts frames, and hands those of one read to `on_messages`."""
 
     def connection_made(self, transport: Any) -> None:
-        self.transport, self.rest, self.out = transport, b"", list[bytes]()
+        self.transport, self.rest = transport, b""
 
     def data_received(self, data: bytes) -> None:
         if self.rest:
             data = self.rest + data
-        at, end, unpack = 0, len(data), HEAD.unpack_from
+        at, end, unpack, frames = 0, len(data), HEAD.unpack_from, list[bytes]()
         while end - at >= 4:
             (length,) = unpack(data, at)
             if length > 1 << 20:
                 self.transport.abort()
                 return
-            if end - at - 4 < length:
+            start = at + 4
+            if end - start < length:
                 break
-            self.on_message(data[at + 4 : at + 4 + length])
-            at += 4 + length
+            at = start + length
+            frames.append(data[start:at])
         self.rest = data[at:]
-        if self.out:
-            self.transport.write(b"".join(self.out))
-            self.out.clear()
+        if frames:
+            self.on_messages(frames)
 
-    def on_message(self, frame: bytes) -> None:
-        self.out.append(HEAD.pack(len(frame)))
-        self.out.append(frame)
+    def on_messages(self, frames: list[bytes]) -> None:
+        out, pack = list[bytes](), HEAD.pack
+        for frame in frames:
+            out.append(pack(len(frame)))
+            out.append(frame)
+        self.transport.write(b"".join(out))
 
 
 class Broadcast(Framed):
@@ -89,10 +92,11 @@ class Broadcast(Framed):
     def connection_lost(self, exc: Exception | None) -> None:
         self.members.discard(self.transport)
 
-    def on_message(self, frame: bytes) -> None:
-        wire = HEAD.pack(len(frame)) + frame
-        for member in self.members:
-            member.write(wire)
+    def on_messages(self, frames: list[bytes]) -> None:
+        for frame in frames:
+            wire = HEAD.pack(len(frame)) + frame
+            for member in self.members:
+                member.write(wire)
 
 
 def serve_uvloop(work: str, port: int) -> None:

@@ -1,4 +1,4 @@
-"""The load of the works about streams: frames back and forth, and one that is told to ten thousand."""
+"""Loads of the works about streams that are made in Python: one frame each, and one that is told to ten thousand."""
 
 from __future__ import annotations
 
@@ -7,45 +7,13 @@ import shutil
 import socket
 import struct
 import subprocess
-import time
 
 from measure import BenchError
 
 FRAME = struct.pack(">I", 64) + bytes(64)
 NEWS = struct.pack(">I", 100) + bytes(100)
-CONNECTIONS, IN_FLIGHT = 64, 16
 # To find out whether all are there.
 ATTEMPTS = 10
-
-
-def framed_echo(port: int, seconds: float) -> int:
-    """64-byte frames, 16 in flight on each of 64 connections; how many came back."""
-    batch, expected = FRAME * IN_FLIGHT, len(FRAME) * IN_FLIGHT
-    peers = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(CONNECTIONS)]
-    selector, received = selectors.DefaultSelector(), dict.fromkeys(peers, 0)
-    try:
-        for peer in peers:
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            selector.register(peer, selectors.EVENT_READ)
-            peer.sendall(batch)
-        frames, end = 0, time.monotonic() + seconds
-        while time.monotonic() < end:
-            for key, _ in selector.select(1.0):
-                peer = key.fileobj
-                assert isinstance(peer, socket.socket)
-                came = len(peer.recv(65536))
-                if not came:
-                    raise BenchError("the server closed a connection")
-                received[peer] += came
-                if received[peer] >= expected:
-                    received[peer] -= expected
-                    frames += IN_FLIGHT
-                    peer.sendall(batch)
-        return frames
-    finally:
-        selector.close()
-        for peer in peers:
-            peer.close()
 
 
 def echo_one_frame(peers: list[socket.socket]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from load import CONNECTIONS, Target, UdpLoad, http_load, stream_echo, udp_load
 from measure import BenchError, Running
 from servers import FILES, RESP, UDP_ECHO
-from stream_load import Audience, echo_one_frame, framed_echo, redis_benchmark
+from stream_load import FRAME, Audience, echo_one_frame, redis_benchmark
 
 Figures = dict[str, float]
 
@@ -178,10 +178,10 @@ STREAM_BYTES = {"1 KiB": 1024, "10 KiB": 10_240}
 
 def measure_stream(server: Running, case: Case, effort: Effort) -> Figures:
     """A message there and back, as it arrives, on each of 64 connections."""
-    size = STREAM_BYTES[case.name.removeprefix("stream ")]
-    stream_echo(server.port, size, effort.warm_up_s)
+    message = bytes(at % 251 for at in range(STREAM_BYTES[case.name.removeprefix("stream ")]))
+    stream_echo(server.port, message, effort.warm_up_s)
     before_s = server.cpu_seconds()
-    found = stream_echo(server.port, size, effort.seconds)
+    found = stream_echo(server.port, message, effort.seconds)
     return {"cost_us": (server.cpu_seconds() - before_s) / found.answers * 1e6, "rate": found.rate}
 
 
@@ -198,12 +198,18 @@ def measure_resp(server: Running, case: Case, effort: Effort) -> Figures:
 RESP_COMMANDS_A_SECOND = 150_000
 
 
+FRAMES_IN_FLIGHT = 16
+
+
 def measure_framed(server: Running, case: Case, effort: Effort) -> Figures:
-    """Frames of 64 bytes, 16 in flight on each of 64 connections."""
-    framed_echo(server.port, effort.warm_up_s)
+    """Frames of 64 bytes, 16 in flight on each of 64 connections: as one message for the load, so that the server, and
+    not the load, has no more to give."""
+    message = FRAME * FRAMES_IN_FLIGHT
+    stream_echo(server.port, message, effort.warm_up_s)
     before_s = server.cpu_seconds()
-    frames = framed_echo(server.port, effort.seconds)
-    return {"frame_us": (server.cpu_seconds() - before_s) / frames * 1e6, "rate": frames / effort.seconds}
+    found = stream_echo(server.port, message, effort.seconds)
+    frames = found.answers * FRAMES_IN_FLIGHT
+    return {"frame_us": (server.cpu_seconds() - before_s) / frames * 1e6, "rate": found.rate * FRAMES_IN_FLIGHT}
 
 
 # What is said at once, so that a connection's share of it leaves together.

@@ -655,6 +655,7 @@ class DatagramEndpoint:
         on_gone: Callable[[], Any],
         max_datagram_bytes: int,
         max_queued_bytes: int,
+        gather_s: float,
         idle_timeout_s: float,
         max_peers: int,
         evicts: bool,

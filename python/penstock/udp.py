@@ -106,11 +106,13 @@ class _Limits:
     max_datagram_bytes: int
     max_queued_bytes: int
     max_tasks: int
+    gather_s: float = 0.0
 
     def __post_init__(self) -> None:
         _check("max_datagram_bytes", self.max_datagram_bytes, 1, MAX_DATAGRAM_BYTES)
         _check("max_queued_bytes", self.max_queued_bytes, 65_536, 1 << 40)
         _check("max_tasks", self.max_tasks, 1, 1 << 30)
+        _check("gather_s", self.gather_s, 0, 0.001)
 
 
 class _Endpoint:
@@ -147,6 +149,7 @@ class _Endpoint:
             on_gone=self._go,
             max_datagram_bytes=limits.max_datagram_bytes,
             max_queued_bytes=limits.max_queued_bytes,
+            gather_s=limits.gather_s,
             idle_timeout_s=sessions.idle_timeout_s,
             max_peers=sessions.max_peers,
             evicts=sessions.when_full == "evict",
@@ -255,6 +258,9 @@ class UDPServer:
     At most `max_queued_bytes` wait to be sent: beyond half of that nothing is received, and beyond all `send` raises
     `DatagramQueueFull`. A datagram longer than `max_datagram_bytes` is dropped and told.
 
+    A socket that is so busy that it pays (eight datagrams or more in that time) is left alone for `gather_s`, 50
+    microseconds, before it is looked at again: what came meanwhile shares the costs of one look. 0 is never.
+
     Addresses are written `127.0.0.1:5353`, `[::1]:5353`, `name:5353`, `unix:/path` or `unix:@name`.
     """
 
@@ -271,6 +277,7 @@ class UDPServer:
         max_datagram_bytes: int = MAX_DATAGRAM_BYTES,
         max_queued_bytes: int = 16 << 20,
         max_tasks: int = 1000,
+        gather_s: float = 50e-6,
         timeout_graceful_shutdown_s: float = 10.0,
     ) -> None:
         if not callable(on_datagram):
@@ -282,7 +289,7 @@ class UDPServer:
         self._on_datagram = on_datagram
         self._sessions = sessions or _FORGETFUL
         self._multicast = multicast
-        self._limits = _Limits(max_datagram_bytes, max_queued_bytes, max_tasks)
+        self._limits = _Limits(max_datagram_bytes, max_queued_bytes, max_tasks, gather_s)
         self.timeout_graceful_shutdown_s = timeout_graceful_shutdown_s
         # By the thread that each is served in.
         self._endpoints: dict[int, _Endpoint] = {}

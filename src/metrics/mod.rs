@@ -171,6 +171,8 @@ shard! {
         datagrams_too_long,
         /// Datagrams that the kernel or the network refused to send.
         datagrams_failed,
+        /// Pauses in which more datagrams were let come together.
+        datagram_pauses,
         /// Peers forgotten because they were silent for too long.
         datagram_peers_idled_out,
         /// Peers forgotten because others needed their places.

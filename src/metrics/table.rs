@@ -226,6 +226,9 @@ families! {
         ]);
     "datagrams_failed" Counter "" DATAGRAMS "Datagrams that the kernel or the network refused to send." =
         Count(|of| &of.datagrams_failed);
+    "datagram_pauses" Counter "" DATAGRAMS
+        "Pauses in which a busy socket was left alone, so that one look found more (gather_s)." =
+        Count(|of| &of.datagram_pauses);
     "datagram_peers_forgotten" Counter "" DATAGRAMS
         "Peers whose session ended by itself: silent for too long (idle), or others needed their places (evicted)." =
         CountBy("reason", &[

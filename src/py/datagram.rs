@@ -262,6 +262,10 @@ impl DatagramEndpoint {
     }
 }
 
+fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|error| PyValueError::new_err(format!("{name} is {value}: {error}")))
+}
+
 /// An exception of `penstock.errors`.
 fn typed(py: Python<'_>, name: &str, text: String) -> PyErr {
     static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
@@ -315,7 +319,7 @@ impl DatagramEndpoint {
     #[new]
     #[pyo3(signature = (
         reactor, fd, *, on_datagram, on_open, on_close, on_error, on_coroutine, on_drained, on_gone,
-        max_datagram_bytes, max_queued_bytes, idle_timeout_s, max_peers, evicts, amplification
+        max_datagram_bytes, max_queued_bytes, gather_s, idle_timeout_s, max_peers, evicts, amplification
     ))]
     #[allow(clippy::too_many_arguments)] // They are keywords in Python, and come from a config.
     fn new(
@@ -331,15 +335,16 @@ impl DatagramEndpoint {
         on_gone: Py<PyAny>,
         max_datagram_bytes: usize,
         max_queued_bytes: usize,
+        gather_s: f64,
         idle_timeout_s: f64,
         max_peers: usize,
         evicts: bool,
         amplification: Option<u32>,
     ) -> PyResult<Py<Self>> {
-        let idle_timeout = Duration::try_from_secs_f64(idle_timeout_s)
-            .map_err(|error| PyValueError::new_err(format!("idle_timeout_s is {idle_timeout_s}: {error}")))?;
+        let idle_timeout = seconds("idle_timeout_s", idle_timeout_s)?;
         let sessions = SessionLimits { idle_timeout, max_peers, evicts, amplification };
-        let settings = EndpointSettings { max_datagram_bytes, max_queued_bytes, sessions };
+        let gather = seconds("gather_s", gather_s)?;
+        let settings = EndpointSettings { max_datagram_bytes, max_queued_bytes, gather, sessions };
         // SAFETY: borrowed for this call only; a wrong number is an OSError of dup.
         let own: OwnedFd = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
         let id = reactor.get().with(|inner| {

@@ -100,6 +100,30 @@ def test_a_burst_arrives_whole_and_in_order_and_so_do_the_answers():
     run(main())
 
 
+@pytest.mark.parametrize("gather_s", [0.0, 0.001])
+def test_a_stream_is_let_gather_if_that_is_wanted_and_nothing_of_it_is_lost(gather_s: float):
+    """Sixteen on their way are fewer than are plenty, and within two milliseconds worth a pause of one."""
+
+    async def main() -> None:
+        server = UDPServer(echo, gather_s=gather_s)
+        await server.start("127.0.0.1:0")
+        rounds = 0
+        # A socket that sends each by itself: what comes as a run is not waited for.
+        with plain_socket() as sock:
+            while rounds < 20 or (gather_s and not server.counters()["datagram_pauses"]):
+                sent = [b"%d %d" % (rounds, number) for number in range(16)]
+                for datagram in sent:
+                    sock.sendto(datagram, server.address)
+                rounds += 1
+                while server.counters()["datagrams_sent"] < 16 * rounds:
+                    await asyncio.sleep(0)
+                assert [sock.recv(100) for _ in sent] == sent
+        assert (server.counters()["datagram_pauses"] > 0) == (gather_s > 0)
+        await server.close()
+
+    run(main())
+
+
 @pytest.mark.parametrize("answer", [b"bytes", bytearray(b"bytes"), memoryview(b"bytes")])
 @pytest.mark.parametrize("is_async", [False, True])
 def test_what_a_handler_returns_is_the_answer(answer: Any, is_async: bool):
@@ -762,6 +786,8 @@ def test_what_makes_no_sense_is_refused():
         {"max_datagram_bytes": 65_536},
         {"max_queued_bytes": 1},
         {"max_tasks": True},
+        {"gather_s": -1e-6},
+        {"gather_s": 0.1},
         {"on_open": print},
     ]
     for each in wrong:

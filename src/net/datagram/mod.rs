@@ -4,6 +4,7 @@
 //! it. Neither owns a socket, and neither sleeps.
 
 mod control;
+mod pause;
 mod receive;
 mod send;
 
@@ -19,6 +20,7 @@ use super::options::{self, Bytes, Count};
 use super::socket::{local_address, peer_address};
 
 pub use control::{Control, segments};
+pub use pause::pause;
 pub use receive::{Message, ReceiveBatch};
 pub use send::{Destination, FlushEnd, Outbox, SendFailure, Sender};
 

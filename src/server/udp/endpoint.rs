@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::gather::{Gather, Look};
 use super::sessions::{Heard, PeerEnd, SessionLimits, Sessions};
 use crate::core::Token;
 use crate::core::poller::Readiness;
@@ -18,6 +19,8 @@ pub struct EndpointSettings {
     pub max_datagram_bytes: usize,
     /// What may wait to be sent. Beyond half of it nothing is received.
     pub max_queued_bytes: usize,
+    /// How long a busy socket is left alone, so that a look at it finds more.
+    pub gather: Duration,
     /// Peers, of a socket that is not connected.
     pub sessions: SessionLimits,
 }
@@ -112,6 +115,7 @@ pub struct Endpoint {
     pub(super) interest: Readiness,
     pub(super) abilities: Abilities,
     settings: EndpointSettings,
+    pub(super) gather: Gather,
     pub sessions: Sessions,
     /// Of a connected socket.
     pub peer: Option<Token>,
@@ -140,6 +144,7 @@ impl Endpoint {
             watch,
             interest: Readiness { readable: true, writable: false },
             abilities,
+            gather: Gather::new(settings.gather),
             settings,
             sessions,
             peer,
@@ -196,7 +201,8 @@ impl Endpoint {
         match batch.receive(&self.fd) {
             Ok(messages) => {
                 let mut events = std::mem::take(&mut self.events);
-                self.sort(&batch, messages, elapsed, counters, &mut events);
+                let look = self.sort(&batch, messages, elapsed, counters, &mut events);
+                self.gather.found(look, elapsed);
                 if events.is_empty() {
                     self.events = events;
                     return Some(batch);
@@ -222,7 +228,8 @@ impl Endpoint {
         elapsed: Duration,
         counters: &ReactorCounters,
         events: &mut Vec<Event>,
-    ) {
+    ) -> Look {
+        let mut look = Look { messages, ..Look::default() };
         // Who sent the message before: mostly the same.
         let mut last: Option<(usize, Token)> = None;
         for at in 0..messages {
@@ -236,7 +243,10 @@ impl Endpoint {
                 before.name == message.name && before.control.local == message.control.local
             };
             let peer = match last.filter(is_same) {
-                Some((_, peer)) => peer,
+                Some((_, peer)) => {
+                    look.together += 1;
+                    peer
+                }
                 None => match self.sender(batch, at, elapsed, counters, events) {
                     Some(peer) => peer,
                     None => {
@@ -246,12 +256,14 @@ impl Endpoint {
                 },
             };
             last = Some((at, peer));
+            look.are_joined |= message.control.segment_bytes.is_some();
             counters.bytes_received.add(message.whole_bytes as u64);
             if let Some(session) = self.sessions.open(peer) {
                 session.received_bytes += message.whole_bytes as u64;
             }
             self.cut(message, peer, counters, events);
         }
+        look
     }
 
     fn cut(

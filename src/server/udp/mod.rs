@@ -8,6 +8,7 @@
 //! Buffers belong to the service and not to its endpoints: an idle endpoint has none.
 
 mod endpoint;
+mod gather;
 mod sessions;
 
 use std::collections::{HashMap, VecDeque};
@@ -18,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::core::poller::Readiness;
 use crate::core::slab::Slab;
 use crate::core::{Io, Token};
-use crate::net::datagram::{FlushEnd, ReceiveBatch, Sender, prepare};
+use crate::net::datagram::{FlushEnd, ReceiveBatch, Sender, pause, prepare};
 
 pub use endpoint::{Endpoint, EndpointSettings, Event, Inbox, SendRefused};
 pub use sessions::{PeerEnd, Session, SessionLimits};
@@ -48,6 +49,8 @@ pub struct UdpService {
     dirty: Vec<EndpointId>,
     sender: Sender,
     started: Option<Instant>,
+    /// The turn, by when it began, that has waited for more to come: one pause is enough for all of its sockets.
+    paused_in: Option<Instant>,
 }
 
 impl UdpService {
@@ -120,6 +123,14 @@ impl UdpService {
             }
             return;
         };
+        let turn = io.now();
+        if let Some(wanted) = endpoint.gather.wanted()
+            && self.paused_in.replace(turn) != Some(turn)
+        {
+            pause(wanted);
+            endpoint.gather.paused();
+            io.counters.datagram_pauses.add(1);
+        }
         let unused = endpoint.receive(batch, elapsed, &io.counters);
         if io.time_left(endpoint.watch).is_none()
             && let Some(next) = endpoint.sessions.next_sweep(elapsed)
