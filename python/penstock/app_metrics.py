@@ -4,7 +4,7 @@ In a process that serves alone they are in the client's registry. Over several p
 client's multi-process mode is used: the supervisor names a directory (`PROMETHEUS_MULTIPROC_DIR`, unless its user has)
 before there are workers, each writes its values there, and whoever scrapes reads them all. What a dead worker had
 counted is added up into one file, so that the directory does not grow with every worker that is replaced; except with
-`--user`, where the supervisor, which has more rights, writes nothing in what is the user's.
+`--user`, where the supervisor, which has more rights, writes nothing in what is the user's, and reads it with care.
 
 Nothing here imports the client unless the application, or a worker's file, shows that it is in use.
 """
@@ -16,6 +16,7 @@ import importlib.util
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Generator
@@ -30,6 +31,8 @@ _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 _MADE = "PENSTOCK_MADE_MULTIPROC_DIR"
 # Values that add up, over all processes there ever were.
 _ADDED = ("counter", "histogram", "summary")
+# Of one file of another user's; each value in it takes about a hundred bytes.
+_MOST_BYTES = 64 << 20
 # The server's own names; and what ends an OpenMetrics text.
 _NOT_THE_APPS = re.compile(rb"^(?:(?:# (?:HELP|TYPE|UNIT) )?penstock_|# EOF)[^\n]*\n?", re.MULTILINE)
 
@@ -66,10 +69,45 @@ def _registry() -> Any:
         from prometheus_client.multiprocess import MultiProcessCollector
 
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, directory)
+        if Path(directory).stat().st_uid == os.geteuid():
+            MultiProcessCollector(registry, directory)
+        else:
+            registry.register(_OfAnotherUser(Path(directory)))
         return registry
     client = sys.modules.get("prometheus_client")
     return None if client is None else client.REGISTRY
+
+
+class _OfAnotherUser:
+    """Collects from a directory whose owner has fewer rights than we do: it decides what a name there leads to. So what
+    is read are copies, of plain files of its own, each bounded, and opened so that nothing makes us wait."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> list[Any]:
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        owner = self._directory.stat().st_uid
+        with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as scratch:
+            copies = [_copy(path, owner, Path(scratch)) for path in sorted(self._directory.glob("*.db"))]
+            found = [str(copy) for copy in copies if copy is not None]
+            return list(MultiProcessCollector.merge(found, accumulate=True))
+
+
+def _copy(path: Path, owner: int, into: Path) -> Path | None:
+    """None if it is anything but a plain file of the owner's."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or status.st_size > _MOST_BYTES:
+            return None
+        copy = into / path.name
+        copy.write_bytes(file.read(_MOST_BYTES))
+    return copy
 
 
 @contextlib.contextmanager

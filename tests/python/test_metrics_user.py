@@ -100,6 +100,35 @@ def test_workers_without_rights_count_in_the_supervisors_memory_and_outlive_thei
     assert "Traceback" not in server.log
 
 
+def test_what_a_hostile_application_puts_among_its_values_holds_up_nobody(serve: Serve, tmp_path: Path):
+    let_others_in(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    server = serve(
+        COUNTING,
+        *("--metrics-bind", "0", "--workers", "1", *AS_NOBODY),
+        env=with_standard_library_at_hand(tmp_path) | {"TMPDIR": str(tmp_path / "tmp")},
+    )
+    port = port_of(server)
+    server.get("/a")
+    until(lambda: total(scrape(port), "visits_total") == 1)
+    (directory,) = (tmp_path / "tmp").glob("penstock-metrics-*")
+    secret = tmp_path / "secret"
+    secret.write_bytes(next(directory.glob("counter_*.db")).read_bytes())
+    secret.chmod(0o600)
+    # A pipe that nobody writes to, a link to what only root may read, a file of somebody else's, one without an end.
+    os.mkfifo(directory / "counter_1.db")
+    os.chown(directory / "counter_1.db", NOBODY, NOBODY)
+    (directory / "counter_2.db").symlink_to(secret)
+    (directory / "counter_3.db").write_bytes(secret.read_bytes())
+    (directory / "counter_4.db").touch()
+    os.truncate(directory / "counter_4.db", 1 << 40)
+    os.chown(directory / "counter_4.db", NOBODY, NOBODY)
+    assert total(scrape(port), "visits_total") == 1
+    server.get("/a")
+    until(lambda: total(scrape(port), "visits_total") == 2)
+
+
 def test_the_control_socket_is_the_supervisors_users_and_not_the_workers(serve: Serve, tmp_path: Path):
     let_others_in(tmp_path)
     path = tmp_path / "control"
