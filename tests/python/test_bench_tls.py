@@ -325,7 +325,9 @@ def by_hand(
                 if not is_agreed:
                     secured.do_handshake()
                     is_agreed = True
-                received += secured.read(65_536)
+                if not (piece := secured.read(65_536)):
+                    return  # its close_notify
+                received += piece
             except ssl.SSLWantReadError:
                 connection.sendall(goes.read())
                 if not (piece := connection.recv(65_536)):
