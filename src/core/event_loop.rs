@@ -35,6 +35,11 @@ const HANDSHAKE_TIME: Duration = Duration::from_millis(100);
 /// Descriptors below a process's limit that are not for connections where others can have those: what the application
 /// opens is to find some, and what one turn accepts is not to meet the limit.
 const SPARED_DESCRIPTORS: RawFd = 64;
+/// So many output queues let go of at once (a frame to everybody) leave the allocator with more than all those connections
+/// cost otherwise, in pieces that it keeps: they are given back.
+const CROWD_OF_QUEUES: usize = 4096;
+/// How often that is worth looking through the heap.
+const GIVES_BACK_EVERY: Duration = Duration::from_secs(10);
 /// What one turn takes out of the mailbox, so that busy senders do not hold up the connections.
 const MAX_MAIL_PER_TURN: usize = 1024;
 /// What a listener that is removed may leave in the kernel's queue: the largest backlog there is.
@@ -133,6 +138,9 @@ pub struct Io<C> {
     /// Boxed, as channels hold them: a slot has room for a pointer only.
     #[expect(clippy::vec_box)]
     free_queues: Vec<Box<SegmentQueue>>,
+    /// Queues dropped since memory was given back, and when that was.
+    dropped_queues: usize,
+    gave_back: Option<Instant>,
     released: Vec<Owner>,
     wide: WideSockets,
     connections: usize,
@@ -179,6 +187,8 @@ impl<C: Default> Io<C> {
             closed: VecDeque::new(),
             buffers: BufferPool::default(),
             free_queues: Vec::new(),
+            dropped_queues: 0,
+            gave_back: None,
             released: Vec::new(),
             wide: WideSockets::default(),
             connections: 0,
@@ -467,11 +477,6 @@ impl<C: Default> Io<C> {
         Some((queue, &mut self.buffers))
     }
 
-    /// How many connections the next flush will look at: a mark for [`EventLoop::flush_since`].
-    pub fn unflushed(&self) -> usize {
-        self.dirty.len()
-    }
-
     /// Bytes that a connection still has to send.
     pub fn queued_bytes(&self, token: Token) -> usize {
         self.channels.get(token).map_or(0, Channel::queued_bytes)
@@ -645,6 +650,17 @@ impl<C: Default> Io<C> {
     fn keep_queue(&mut self, queue: Box<SegmentQueue>) {
         if self.free_queues.len() < Self::MAX_FREE_QUEUES {
             self.free_queues.push(queue);
+        } else {
+            self.dropped_queues += 1;
+        }
+    }
+
+    #[cold]
+    fn give_memory_back(&mut self) {
+        let is_due = |at: Instant| self.now.saturating_duration_since(at) >= GIVES_BACK_EVERY;
+        if self.gave_back.is_none_or(is_due) {
+            (self.dropped_queues, self.gave_back) = (0, Some(self.now));
+            trim_heap();
         }
     }
 
@@ -820,6 +836,15 @@ fn mark_dirty<C>(dirty: &mut Vec<Token>, token: Token, channel: &mut Channel<C>)
     }
 }
 
+/// Give free pages within the heap back to the system; what other allocators than glibc's do by themselves.
+fn trim_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: takes a number, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 fn end_sending(fd: RawFd) {
     // SAFETY: a descriptor that its channel owns. It fails only if the connection is broken, which is told elsewhere.
     unsafe { libc::shutdown(fd, libc::SHUT_WR) };
@@ -887,6 +912,9 @@ impl<S: Service> EventLoop<S> {
         } else {
             timeout = Some(Duration::ZERO);
         }
+        if self.io.dropped_queues >= CROWD_OF_QUEUES {
+            self.io.give_memory_back();
+        }
         let leaving_listeners = std::mem::take(&mut self.io.leaving_listeners);
         let rests = self.io.measures.then(|| self.io.tell_levels());
         if rests.is_some() {
@@ -945,14 +973,6 @@ impl<S: Service> EventLoop<S> {
             if let Some(state) = self.io.remove(token, reason) {
                 self.service.closed(&mut self.io, token, state, reason);
             }
-        }
-    }
-
-    /// Send what has become dirty since [`Io::unflushed`] told `mark`, ahead of the flush; nobody is buried meanwhile. For
-    /// whoever writes to very many at once, and would have a queue for each.
-    pub fn flush_since(&mut self, mark: usize) {
-        for token in self.io.dirty.split_off(mark.min(self.io.dirty.len())) {
-            self.flush_one(token);
         }
     }
 

@@ -131,26 +131,6 @@ impl Reactor {
     /// Turns, detached, until one has something for Python or `timeout` has passed. The owners they let go of are released
     /// once attached again. Tells when that was, if durations are measured.
     fn turn(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<Option<Instant>> {
-        self.detached(py, |event_loop| match event_loop.service.desk {
-            None => turn_while_native(event_loop, timeout, &self.woken),
-            Some(_) => turn_for_threads(event_loop, timeout, &self.woken),
-        })
-    }
-
-    /// Send, detached, what streams have been given since [`Io::unflushed`](crate::core::Io::unflushed) told `mark`.
-    pub(super) fn flush_since(&self, py: Python<'_>, mark: usize) -> PyResult<()> {
-        self.detached(py, |event_loop| {
-            event_loop.flush_since(mark);
-            Ok(())
-        })
-        .map(drop)
-    }
-
-    fn detached(
-        &self,
-        py: Python<'_>,
-        act: impl FnOnce(&mut EventLoop<PyService>) -> std::io::Result<()> + Send,
-    ) -> PyResult<Option<Instant>> {
         let mut entered = self.inner.enter()?;
         let inner = entered.as_mut().ok_or_else(|| PyRuntimeError::new_err("the event loop is closed"))?;
         if let Some(since) = inner.attached_at.take() {
@@ -158,9 +138,14 @@ impl Reactor {
         }
         self.watch.left();
         let carried = Carried(&mut inner.event_loop);
+        let woken = &self.woken;
         let wanted_at = py.detach(move || {
             let whole = carried;
-            act(whole.0).map(|()| whole.0.io.measures.then(Instant::now))
+            match whole.0.service.desk {
+                None => turn_while_native(whole.0, timeout, woken),
+                Some(_) => turn_for_threads(whole.0, timeout, woken),
+            }
+            .map(|()| whole.0.io.measures.then(Instant::now))
         })?;
         if let Some(wanted_at) = wanted_at {
             let now = Instant::now();

@@ -119,6 +119,13 @@ def test_two_thousand_over_tcp_are_opened_held_told_and_each_answers():
     assert course[-1][1] <= 2000
 
 
+def test_a_broadcast_leaves_no_memory_of_a_crowd_of_queues_behind():
+    found = bench("--target", "10000", "--hold", "0", "--heartbeat", "0", "--broadcast")
+    assert found["lost"] == {}
+    # What is not given back is 200 bytes a connection.
+    assert found["memory"]["told"]["server"] < found["memory"]["asked"]["server"] + 60
+
+
 def test_http_connections_are_kept_alive_behind_an_application():
     found = bench("--target", "500", "--protocol", "http", "--hold", "0.6", "--heartbeat", "0.3")
     assert (found["open_at_the_end"], found["lost"]) == (500, {})

@@ -721,48 +721,6 @@ def test_a_group_does_not_wait_for_a_slow_member():
     run(main)
 
 
-def test_a_group_of_very_many_is_sent_to_in_parts_so_that_no_crowd_of_queues_waits():
-    members, at_once, frame = 2500, 1024, b"news"
-
-    async def main() -> None:
-        connections: list[Connection] = []
-        server = TCPServer(lambda *_: None, on_connect=connections.append, protocol=Line())
-        async with server:
-            group = server.group()
-            await server.start("127.0.0.1:0")
-            address = server.listeners[0].getsockname()
-            peers: list[socket.socket] = []
-            for _ in range(members):
-                peers.append(socket.create_connection(address, timeout=20))
-                if len(peers) % 100 == 0:
-                    await until(lambda: len(connections) == len(peers))
-            for each in connections:
-                group.add(each)
-            peers[0].close()
-            await until(lambda: server.counters()["connections"] == members - 1)
-            assert group.send(frame) == members - 1
-            waiting = [each.unsent_bytes for each in connections]
-            assert sum(map(bool, waiting)) == members % at_once, "those of the last part leave with the turn"
-            assert group.send(frame, exclude=connections[1]) == members - 2
-            await asyncio.sleep(0)
-            told = await asyncio.to_thread(lambda: [read_exactly(each, n) for each, n in expected(peers)])
-            assert set(told) == {b"news\nnews\n", b"news\n"}
-            assert told.count(b"news\n") == 1
-            for each in peers:
-                each.close()
-
-    def expected(peers: list[socket.socket]) -> list[tuple[socket.socket, int]]:
-        return [(each, 5 if number == 1 else 10) for number, each in enumerate(peers) if number > 0]
-
-    def read_exactly(peer: socket.socket, size: int) -> bytes:
-        received = b""
-        while len(received) < size and (piece := peer.recv(size - len(received))):
-            received += piece
-        return received
-
-    run(main)
-
-
 def test_a_group_holds_one_copy_for_all_who_have_not_read_it():
     frame, members = bytes(500_000), 100
 

@@ -1,7 +1,6 @@
 //! A StreamGroup sends one frame to many connections: encoded once, held once, and queued for each as a reference.
 //!
-//! It holds tokens, not connections: one that is gone drops out by itself. To very many it sends in parts, each of which
-//! leaves before the next is queued: a queue for each member at once would be more than all that they cost otherwise.
+//! It holds tokens, not connections: one that is gone drops out by itself.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -17,9 +16,6 @@ use crate::core::Token;
 use crate::py::guarded::Guarded;
 use crate::py::owners;
 use crate::server::tcp::StreamError;
-
-/// Members whose frames wait for one flush. Up to here frames that are sent one after the other still leave together.
-const AT_ONCE: usize = 1024;
 
 #[pyclass(frozen, module = "penstock._core")]
 pub struct StreamGroup {
@@ -102,28 +98,6 @@ impl StreamGroup {
         }
         Ok(PyBytes::new(py, &wire))
     }
-
-    /// Queue a frame for these members: what was dirty before, how many took it.
-    fn queue(&self, part: &[Token], wire: &Bound<'_, PyBytes>, has_gone: &mut bool) -> PyResult<(usize, usize)> {
-        let mut released = Vec::new();
-        let outcome = self.server.get().with(|streams, io| {
-            let (mark, mut taken) = (io.unflushed(), 0);
-            for &token in part {
-                let owner = owners::keep(wire.clone().into_any());
-                // SAFETY: the owner keeps the bytes object, which never changes, until it is released.
-                match unsafe { streams.send_shared(io, token, wire.as_bytes(), owner, true) } {
-                    Ok(_) => taken += 1,
-                    Err((error, owner)) => {
-                        released.push(owner);
-                        *has_gone |= error == StreamError::Closed;
-                    }
-                }
-            }
-            (mark, taken)
-        });
-        owners::release(wire.py(), &mut released);
-        outcome
-    }
 }
 
 #[pymethods]
@@ -150,21 +124,29 @@ impl StreamGroup {
         let py = frame.py();
         let wire = self.encode(frame)?;
         let exclude = exclude.map(|connection| connection.get().token);
-        let mut to = self.members.enter()?.tokens.clone();
-        to.retain(|&token| Some(token) != exclude);
-        let (mut sent, mut has_gone) = (0, false);
-        let mut parts = to.chunks(AT_ONCE).peekable();
-        while let Some(part) = parts.next() {
-            let (mark, taken) = self.queue(part, &wire, &mut has_gone)?;
-            sent += taken;
-            if parts.peek().is_some() {
-                self.server.get().reactor.get().flush_since(py, mark)?;
+        let mut released = Vec::new();
+        let mut members = self.members.enter()?;
+        let mut gone = false;
+        let sent = self.server.get().with(|streams, io| {
+            let mut sent = 0;
+            for &token in members.tokens.iter().filter(|&&token| Some(token) != exclude) {
+                let owner = owners::keep(wire.clone().into_any());
+                // SAFETY: the owner keeps the bytes object, which never changes, until it is released.
+                match unsafe { streams.send_shared(io, token, wire.as_bytes(), owner, true) } {
+                    Ok(_) => sent += 1,
+                    Err((error, owner)) => {
+                        released.push(owner);
+                        gone |= error == StreamError::Closed;
+                    }
+                }
             }
-        }
-        if has_gone {
-            let mut members = self.members.enter()?;
-            self.server.get().with(|_, io| members.retain(|token| io.stream(token).is_some()))?;
-        }
+            if gone {
+                members.retain(|token| io.stream(token).is_some());
+            }
+            sent
+        })?;
+        drop(members);
+        owners::release(py, &mut released);
         Ok(sent)
     }
 
