@@ -22,13 +22,24 @@ PATIENT_QUIET_S = 6.0
 """For cases that came out otherwise at first: perhaps the machine was busy."""
 
 
+# nginx lets go of a request whose client has ended, unless the server behind it has answered by then.
+RACES = {
+    ("nginx", "early end: a whole request"): {"closed", "200 GET /, closed"},
+    ("nginx", "early end: a whole request and half of the next"): {"closed", "200 GET /, closed"},
+}
+
+
 def surprises(port: int, server: str) -> dict[str, tuple[str, str]]:
     """The cases that do not come out as recorded: what came, and what was recorded."""
     recorded = RECORD.outcomes[server]
     found = asyncio.run(outcomes(port, CASES))
     again = [case for case in CASES if found[case.key] != recorded[case.key]]
     found |= asyncio.run(outcomes(port, again, quiet_s=PATIENT_QUIET_S))
-    return {case.key: (found[case.key], recorded[case.key]) for case in again if found[case.key] != recorded[case.key]}
+    return {
+        case.key: (found[case.key], recorded[case.key])
+        for case in again
+        if found[case.key] not in RACES.get((server, case.key), {recorded[case.key]})
+    }
 
 
 @pytest.mark.timeout(400)  # nginx may have to be installed first.
