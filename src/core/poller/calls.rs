@@ -39,15 +39,14 @@ pub(super) fn receive(fd: RawFd, arena: &mut TurnArena, limit: usize) -> Receive
     }
 }
 
-/// Whether it is a stream of the internet's: others (Unix sockets with descriptors passed along) let a receive end early
-/// though more is there.
+/// Others (Unix sockets with descriptors passed along) let a receive end early though more is there.
 pub(super) fn is_tcp(fd: RawFd) -> bool {
-    let mut domain: libc::c_int = 0;
+    let mut protocol: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: both are locals of the types that the kernel writes.
     let outcome =
-        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut domain).cast(), &raw mut length) };
-    outcome == 0 && matches!(domain, libc::AF_INET | libc::AF_INET6)
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL, (&raw mut protocol).cast(), &raw mut length) };
+    outcome == 0 && protocol == libc::IPPROTO_TCP
 }
 
 /// What one connection may send out of files in one turn, so that a large one leaves room for the others.
