@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import logging
 import os
 import random
 import re
@@ -923,6 +924,28 @@ def test_returning_without_a_response_gives_500_and_says_so() -> None:
     with threaded_server(app) as server:
         assert server.get().startswith(b"HTTP/1.1 500 ")
         server.wait_for_log("returned without starting its response")
+
+
+@pytest.mark.parametrize("how", ["return", "raise"])
+def test_what_is_reported_of_a_request_is_so_by_no_task(how: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if how == "raise":
+            raise ValueError("at once")
+
+    class Reporter(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            reporters.append(asyncio.current_task())
+
+    reporters, reporter = list[Any](), Reporter()
+    error_log = logging.getLogger("penstock.error")
+    with threaded_server(app) as server:
+        error_log.addHandler(reporter)
+        try:
+            assert server.get().startswith(b"HTTP/1.1 500 ")
+            server.wait_for_log("at once" if how == "raise" else "returned without starting its response")
+        finally:
+            error_log.removeHandler(reporter)
+    assert reporters == [None]
 
 
 @pytest.mark.parametrize("application", [lambda scope, receive, send: None, lambda scope: None])

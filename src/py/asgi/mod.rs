@@ -156,7 +156,6 @@ impl AsgiServer {
     /// Do what one event of a batch asks for. After the last one of it comes `end_batch`.
     pub fn handle(slf: &Bound<'_, Self>, event: HttpEvent) -> PyResult<()> {
         if !matches!(event, HttpEvent::Request(_)) {
-            // What others are told of is no request's business.
             slf.get().leave_task(slf.py())?;
         }
         match event {
@@ -178,6 +177,7 @@ impl AsgiServer {
         self.leave_task(py)
     }
 
+    /// What is reported, or told to others, is so by no request's task.
     fn leave_task(&self, py: Python<'_>) -> PyResult<()> {
         let Some(current) = self.state.enter()?.current.take() else { return Ok(()) };
         let spare = current.leave(py)?;
@@ -229,7 +229,6 @@ impl AsgiServer {
         if error.is_none() && current.is_as_new(py) {
             server.state.enter()?.current = Some(current);
         } else if let Some(spare) = current.leave_for_another(py)? {
-            // An error is reported by no request's task.
             server.state.enter()?.spares.give(spare);
         }
         server.finish(py, cycle.get(), error)
@@ -275,6 +274,7 @@ impl AsgiServer {
             (None, Ending::Unfinished) => ("ASGI application returned without completing its response", None),
         };
         self.fail(cycle, ending)?;
+        self.leave_task(py)?;
         let exception = exception.map(|error| error.into_value(py));
         self.report.call1(py, (message, exception)).map(drop)
     }
