@@ -32,6 +32,24 @@ def workers_of(port: int) -> list[dict[str, Any]]:
     return json_of(port, "status")["workers"]
 
 
+def counting(serve: Serve, tmp_path: Path, workers: int) -> Server:
+    """Workers of nobody's that count, in a directory where they may make their own."""
+    let_others_in(tmp_path)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    return serve(
+        COUNTING,
+        *("--metrics-bind", "0", "--workers", str(workers), *AS_NOBODY),
+        env=with_standard_library_at_hand(tmp_path) | {"TMPDIR": str(tmp_path / "tmp")},
+    )
+
+
+def kept_in(tmp_path: Path) -> Path:
+    """Where those workers keep what they count."""
+    (directory,) = (tmp_path / "tmp").glob("penstock-metrics-*")
+    return directory
+
+
 def low_port() -> int:
     """One that only root may listen at, if it comes to that, and that nobody does."""
     for port in range(1023, 600, -1):
@@ -64,21 +82,14 @@ def test_the_place_of_the_metrics_may_ask_for_rights_that_the_application_has_no
 
 
 def test_workers_without_rights_count_in_the_supervisors_memory_and_outlive_their_end(serve: Serve, tmp_path: Path):
-    let_others_in(tmp_path)
-    (tmp_path / "tmp").mkdir()
-    (tmp_path / "tmp").chmod(0o1777)
-    server = serve(
-        COUNTING,
-        *("--metrics-bind", "0", "--workers", "2", *AS_NOBODY),
-        env=with_standard_library_at_hand(tmp_path) | {"TMPDIR": str(tmp_path / "tmp")},
-    )
+    server = counting(serve, tmp_path, workers=2)
     port = port_of(server)
     for _ in range(10):
         server.get("/a")
     before = until(lambda: (found := scrape(port)) and total(found, "penstock_http_responses_total") == 10 and found)
     assert total(before, "visits_total") == 10
     assert total(before, "penstock_loop_busy_seconds_total") > 0
-    (directory,) = (tmp_path / "tmp").glob("penstock-metrics-*")
+    directory = kept_in(tmp_path)
     assert (directory.stat().st_uid, stat.S_IMODE(directory.stat().st_mode)) == (NOBODY, 0o700)
     former = {worker["pid"] for worker in workers_of(port)}
     for pid in former:
@@ -101,18 +112,11 @@ def test_workers_without_rights_count_in_the_supervisors_memory_and_outlive_thei
 
 
 def test_what_a_hostile_application_puts_among_its_values_holds_up_nobody(serve: Serve, tmp_path: Path):
-    let_others_in(tmp_path)
-    (tmp_path / "tmp").mkdir()
-    (tmp_path / "tmp").chmod(0o1777)
-    server = serve(
-        COUNTING,
-        *("--metrics-bind", "0", "--workers", "1", *AS_NOBODY),
-        env=with_standard_library_at_hand(tmp_path) | {"TMPDIR": str(tmp_path / "tmp")},
-    )
+    server = counting(serve, tmp_path, workers=1)
     port = port_of(server)
     server.get("/a")
     until(lambda: total(scrape(port), "visits_total") == 1)
-    (directory,) = (tmp_path / "tmp").glob("penstock-metrics-*")
+    directory = kept_in(tmp_path)
     secret = tmp_path / "secret"
     secret.write_bytes(next(directory.glob("counter_*.db")).read_bytes())
     secret.chmod(0o600)
