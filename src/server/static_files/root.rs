@@ -174,7 +174,7 @@ mod tests {
         symlink(directory.path().join("outside"), served.join("absolute")).unwrap();
         symlink(served.join("file"), served.join("absolute-inside")).unwrap();
         symlink("..", served.join("parent")).unwrap();
-        symlink("/proc/self/root/etc/passwd", served.join("magic")).unwrap();
+        symlink("/proc/self/cwd/Cargo.toml", served.join("magic")).unwrap();
         symlink("loop", served.join("loop")).unwrap();
         (directory, served)
     }
