@@ -69,13 +69,25 @@ def _registry() -> Any:
         from prometheus_client.multiprocess import MultiProcessCollector
 
         registry = CollectorRegistry()
-        if Path(directory).stat().st_uid == os.geteuid():
-            MultiProcessCollector(registry, directory)
+        place = _followed(directory)
+        if _is_ours(place):
+            MultiProcessCollector(registry, str(place))
         else:
-            registry.register(_OfAnotherUser(Path(directory)))
+            registry.register(_OfAnotherUser(place))
         return registry
     client = sys.modules.get("prometheus_client")
     return None if client is None else client.REGISTRY
+
+
+def _followed(directory: str) -> Path:
+    """Through links of our own, and of nobody else's."""
+    place = Path(directory)
+    return place.resolve() if _is_ours(place) else place
+
+
+def _is_ours(place: Path) -> bool:
+    """Not by what a link leads to: a directory's owner may put one in its place."""
+    return place.lstat().st_uid == os.geteuid()
 
 
 class _OfAnotherUser:
@@ -88,24 +100,29 @@ class _OfAnotherUser:
     def collect(self) -> list[Any]:
         from prometheus_client.multiprocess import MultiProcessCollector
 
-        owner = self._directory.stat().st_uid
-        with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as scratch:
-            copies = [_copy(path, owner, Path(scratch)) for path in sorted(self._directory.glob("*.db"))]
-            found = [str(copy) for copy in copies if copy is not None]
-            return list(MultiProcessCollector.merge(found, accumulate=True))
+        place = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with tempfile.TemporaryDirectory(prefix="penstock-metrics-") as scratch:
+                names = sorted(name for name in os.listdir(place) if name.endswith(".db"))
+                copies = [_copy(place, name, Path(scratch)) for name in names]
+                found = [str(copy) for copy in copies if copy is not None]
+                return list(MultiProcessCollector.merge(found, accumulate=True))
+        finally:
+            os.close(place)
 
 
-def _copy(path: Path, owner: int, into: Path) -> Path | None:
-    """None if it is anything but a plain file of the owner's."""
+def _copy(place: int, name: str, into: Path) -> Path | None:
+    """None if it is anything but a plain file of the directory's owner."""
+    owner = os.fstat(place).st_uid
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
     except OSError:
         return None
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or status.st_size > _MOST_BYTES:
             return None
-        copy = into / path.name
+        copy = into / name
         copy.write_bytes(file.read(_MOST_BYTES))
     return copy
 
@@ -138,7 +155,7 @@ def bury(pid: int) -> None:
 
         mark_process_dead(pid, directory)
         # Not with another user's rights: in a directory of its own it decides what a name there leads to.
-        if directory == os.environ.get(_MADE) and Path(directory).stat().st_uid == os.geteuid():
+        if directory == os.environ.get(_MADE) and _is_ours(Path(directory)):
             for kind in _ADDED:
                 _add_up(Path(directory), kind, pid)
     except Exception:

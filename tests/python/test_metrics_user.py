@@ -133,6 +133,31 @@ def test_what_a_hostile_application_puts_among_its_values_holds_up_nobody(serve:
     until(lambda: total(scrape(port), "visits_total") == 2)
 
 
+def test_a_link_in_the_place_of_the_values_directory_leads_the_supervisor_nowhere(serve: Serve, tmp_path: Path):
+    server = counting(serve, tmp_path, workers=1)
+    port = port_of(server)
+    server.get("/a")
+    until(lambda: total(scrape(port), "visits_total") == 1)
+    directory = kept_in(tmp_path)
+    (worker,) = workers_of(port)
+    # Where anybody may put something, and which is root's: a pipe there, and what root would write into a file for.
+    (everybodys := tmp_path / "everybodys").mkdir()
+    everybodys.chmod(0o1777)
+    os.mkfifo(everybodys / "counter_1.db")
+    (everybodys / f"counter_{worker['pid']}.db").write_bytes(next(directory.glob("counter_*.db")).read_bytes())
+    moved = directory.rename(tmp_path / "moved")
+    directory.symlink_to(everybodys)
+    os.lchown(directory, NOBODY, NOBODY)
+    assert total(scrape(port), "visits_total") == 0
+    os.kill(worker["pid"], signal.SIGKILL)
+    until(lambda: total(scrape(port), "penstock_worker_starts_total") == 2)
+    until(lambda: total(scrape(port), "penstock_workers", state="ready") == 1)
+    assert not (everybodys / "counter_gone.db").exists()
+    directory.unlink()
+    moved.rename(directory)
+    until(lambda: total(scrape(port), "visits_total") == 1)
+
+
 def test_the_control_socket_is_the_supervisors_users_and_not_the_workers(serve: Serve, tmp_path: Path):
     let_others_in(tmp_path)
     path = tmp_path / "control"
