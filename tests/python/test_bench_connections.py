@@ -170,6 +170,18 @@ def test_a_process_that_dies_ends_the_run_with_its_name_and_no_process_is_left()
     assert not [pid for pid in crew[1:] if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_process_that_dies_while_memory_is_measured_leaves_the_telling_to_whoever_asks_it_next():
+    child = subprocess.Popen(["sleep", "60"])
+    alive = Memory.now([child.pid], [])
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped
+    dead = Memory.now([child.pid], [])
+    child.wait()
+    gone = Memory.now([child.pid], [])
+    assert alive.server_rss > 0
+    assert dead.server_rss == gone.server_rss == 0
+
+
 def wait_for_crew(pid: int, count: int) -> list[int]:
     """The processes that a run has forked, once there are so many and all are at work."""
     until = time.monotonic() + 20

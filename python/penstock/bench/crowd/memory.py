@@ -66,9 +66,13 @@ class PerConnection:
 
 
 def _resident(pids: Iterable[int]) -> tuple[int, int]:
+    """Of those that live. Who asks a dead one next is told how it ended."""
     rss = pss = 0
     for pid in pids:
-        fields = _fields(Path(f"/proc/{pid}/smaps_rollup").read_text())
+        try:
+            fields = _fields(Path(f"/proc/{pid}/smaps_rollup").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
         rss, pss = rss + fields["Rss"], pss + fields["Pss"]
     return rss, pss
 
