@@ -44,8 +44,9 @@ pub(super) fn is_tcp(fd: RawFd) -> bool {
     let mut protocol: libc::c_int = 0;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: both are locals of the types that the kernel writes.
-    let outcome =
-        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL, (&raw mut protocol).cast(), &raw mut length) };
+    let outcome = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL, (&raw mut protocol).cast(), &raw mut length)
+    };
     outcome == 0 && protocol == libc::IPPROTO_TCP
 }
 
