@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import select
 import socket
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import load
-from measure import BenchError, Cpus, affinity, raise_descriptor_limit, running
+from measure import BenchError, Cpus, affinity, raise_descriptor_limit, running, wake_up_in_time
 from peers import Peers
 from provenance import ROOT
 from servers import HERE, Launch, Server, Servers
@@ -103,11 +102,6 @@ class Attack(threading.Thread):
 def p99_ms(port: int, seconds: float, rate: float) -> float:
     """The p99 of ordinary requests at that rate, counted from when each was due."""
     return load.http_load(port, [load.Target()], seconds=seconds, rate=rate, sleeps=True).latency_us["p99"] / 1e3
-
-
-def wake_up_in_time() -> None:
-    """Let this thread's sleeps end when they are due, not up to 50 us later: see PR_SET_TIMERSLACK in prctl(2)."""
-    ctypes.CDLL(None, use_errno=True).prctl(29, 1)
 
 
 NGINX_CONF = """

@@ -20,11 +20,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import load
-from measure import Cpus, Running, affinity, cpu_seconds, free_port, running
+from measure import BenchError, Cpus, Running, affinity, cpu_seconds, free_port, running, wake_up_in_time
 from servers import HERE, Launch, Server
 
 SCRAPES_PER_S = 100
@@ -46,13 +47,16 @@ def cpu_us(server: Running, seconds: float, rate: float | None) -> float:
 
 
 def p99_us(server: Running, seconds: float, rate: float) -> float:
-    return load.http_load(server.port, [load.Target()], seconds=seconds, rate=rate).latency_us["p99"]
+    """Of a load that sleeps between requests: beside one that spins a scraper on the same processor gets nothing done,
+    or takes whole time slices from it, and it is these that would be measured."""
+    return load.http_load(server.port, [load.Target()], seconds=seconds, rate=rate, sleeps=True).latency_us["p99"]
 
 
 def scrape(port: int, per_s: float) -> None:
     """Read /metrics on one connection, that often, until killed."""
     # What the scraper itself costs is not the server's: it gives way to the load, whose processor it is on.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    wake_up_in_time()
     connection = socket.create_connection(("127.0.0.1", port))
     due = time.monotonic()
     while True:
@@ -112,14 +116,27 @@ def _connected(port: int) -> socket.socket:
 
 @contextlib.contextmanager
 def scraping(port: int, cpu: int) -> Generator[None]:
+    """Somebody scrapes `SCRAPES_PER_S` times a second. Raises BenchError if much fewer were answered."""
     with affinity(cpu):
         scraper = subprocess.Popen([sys.executable, __file__, "--scrape", str(port)])
     try:
         time.sleep(0.3)
+        began, before = time.monotonic(), scrapes(port)
         yield
+        rate = (scrapes(port) - before) / (time.monotonic() - began)
     finally:
         scraper.kill()
         scraper.wait()
+    if rate < 0.9 * SCRAPES_PER_S:
+        raise BenchError(f"{rate:.0f} scrapes a second were answered, not {SCRAPES_PER_S}: is the machine quiet?")
+
+
+def scrapes(port: int) -> int:
+    """How many the server has counted."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        found = re.search(r"^penstock_scrapes_total (\d+)", answer.read().decode(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
 
 
 def paired(rounds: int, one: Callable[[], float], other: Callable[[], float]) -> list[tuple[float, float]]:
@@ -163,6 +180,7 @@ def main(argv: list[str]) -> int:
             off, on = (instructions(extra, connections, rounds) for extra in ([], ["--metrics-bind", "0"]))
             print(f"instructions a request, {connections} connections: {off:.0f} -> {on:.0f}  {on / off - 1:+.1%}")
         return 0
+    wake_up_in_time()
     cpus, shown_at = Cpus.choose(), free_port()
     workers = [] if options.workers is None else ["--workers", str(options.workers)]
     with (
@@ -190,4 +208,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BenchError as error:
+        sys.exit(f"metrics: {error}")

@@ -90,6 +90,7 @@ class Servers:
             "socketify": self._socketify,
             "penstock-stream": self._penstock_stream,
             "uvloop": self._uvloop,
+            "bare loop": self._bare_loop,
         }
         return make[name](name, app)
 
@@ -213,6 +214,17 @@ class Servers:
     def _uvloop(self, name: str, app: str) -> Server:
         missing = None if "uvloop" in self.peers.versions() else "uvloop is not installed"
         return self._stream(name, "uvloop", self.peers.python, app, missing)
+
+    def _bare_loop(self, name: str, app: str) -> Server:
+        """No peer, but what is under all: see bare_loop.rs."""
+
+        def launch(port: int, directory: Path) -> Launch:
+            program = directory / "bare_loop"
+            compiler = ["rustc", "-O", "--edition", "2024", "-o", str(program), str(HERE / "bare_loop.rs")]
+            subprocess.run(compiler, check=True)
+            return Launch([str(program), "broadcast" if app == "broadcast" else "echo", str(port)])
+
+        return Server(name, launch, None if shutil.which("rustc") else "rustc is not installed", speaks="tcp")
 
     def _stream(self, name: str, kind: str, python: Path, app: str, missing: str | None = None) -> Server:
         def launch(port: int, directory: Path) -> Launch:

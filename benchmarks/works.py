@@ -142,8 +142,8 @@ def measure_get(server: Running, case: Case, effort: Effort) -> Figures:
 # Few enough for each to be answered several times in a measurement.
 LARGE_CONNECTIONS = 4
 # On one machine it is chance, but for as long as connections live, whether the server's own sends carry a file's bytes
-# to the other end, or the acknowledgements of that end do, in its time: 55 or 290 ms of nginx's for a GiB. A measurement
-# is of many sets of connections, so that each server has its share of both.
+# to the other end, or the acknowledgements of that end do, in its time: 55 or 290 ms of nginx's for a GiB. So each
+# measurement is of many sets of connections, and each server has its share of both.
 LARGE_SETS = 8
 
 
@@ -420,7 +420,7 @@ WORKS = {
             "stream",
             "messages echoed through a handler as they arrive, one at a time on each of 64 connections",
             "echo",
-            ("penstock-stream", "uvloop"),
+            ("penstock-stream", "uvloop", "bare loop"),
             measure_stream,
             tuple(Case(f"stream {size}") for size in STREAM_BYTES),
         ),
@@ -428,7 +428,7 @@ WORKS = {
             "framed",
             "length-prefixed frames of 64 bytes echoed, 16 in flight on each of 64 connections",
             "framed",
-            ("penstock-stream", "uvloop"),
+            ("penstock-stream", "uvloop", "bare loop"),
             measure_framed,
             (Case("framed"),),
             plotted=("frame_us",),
@@ -437,7 +437,7 @@ WORKS = {
             "broadcast",
             "100 bytes to 10,000 connections, 16 times at once",
             "broadcast",
-            ("penstock-stream", "uvloop"),
+            ("penstock-stream", "uvloop", "bare loop"),
             measure_broadcast,
             (Case("broadcast"),),
             plotted=("delivery_us",),

@@ -238,7 +238,8 @@ impl Service for Acceptor {
     fn accepted(&mut self, io: &mut Io<()>, listener: Token, fd: OwnedFd) {
         let number = self.listeners.iter().find(|(token, _)| *token == listener).map(|&(_, number)| number);
         let number = number.expect("a listener keeps its number until it has been seen off");
-        if self.hand_over(fd, number).is_err() {
+        // What nobody takes is closed once that is counted and told, not before.
+        if let Err(_orphan) = self.hand_over(fd, number) {
             io.counters.connections_orphaned.add(1);
             if let Some(deserted) = self.deserted.take() {
                 deserted();

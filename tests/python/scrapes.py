@@ -1,4 +1,7 @@
-"""What a test finds at a server's `--metrics-bind`."""
+"""What a test finds at a server's `--metrics-bind`.
+
+Metrics are of each loop's last turn: what has happened just now is seen a moment later, so wait for it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 from conftest import Server
@@ -87,15 +90,6 @@ def json_of(port: int, page: str) -> dict[str, Any]:
     assert response.status == 200, text
     assert response.headers["content-type"] == "application/json"
     return json.loads(text)
-
-
-def until(is_so: Callable[[], Any], what: str = "") -> Any:
-    """Metrics are of each loop's last turn: what has happened just now is seen a moment later."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (outcome := is_so()):
-        assert time.monotonic() < deadline, what or "it never came to be"
-        time.sleep(0.01)
-    return outcome
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HELLO_APP, PENSTOCK, Server, clean_environment
+from waiting import wait_until
 
 from penstock import ConfigError, ServerConfig, _core
 from penstock.config import LOG_FORMATS, SETTINGS
@@ -26,11 +27,12 @@ WAIT_S = 20
 
 def lines_of(path: Path, count: int) -> list[str]:
     """The file's lines, once there are so many."""
-    deadline = time.monotonic() + WAIT_S
-    while not path.exists() or len(lines := path.read_text(encoding="utf-8").splitlines()) < count:
-        assert time.monotonic() < deadline, path.read_text(encoding="utf-8") if path.exists() else f"no {path}"
-        time.sleep(0.01)
-    return lines
+
+    def written() -> str:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    wait_until(lambda: len(written().splitlines()) >= count, lambda: written() or f"no {path}")
+    return written().splitlines()
 
 
 def logged(server: Server, path: Path, *requests: bytes) -> list[str]:

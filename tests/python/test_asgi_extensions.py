@@ -9,13 +9,13 @@ import contextlib
 import http.client
 import os
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import Server
+from waiting import wait_until
 
 Serve = Callable[..., Server]
 
@@ -251,13 +251,6 @@ def open_files(server: Server) -> list[str]:
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
             found.append(os.readlink(link))
     return found
-
-
-def wait_until(holds: Callable[[], bool], complaint: str) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline, complaint
-        time.sleep(0.01)
 
 
 # ---------------------------------------------------------------- files by descriptor

@@ -32,6 +32,7 @@ from threaded_server import (
     respond,
     threaded_server,
 )
+from waiting import wait_until
 
 MIB = 1 << 20
 
@@ -1078,9 +1079,7 @@ def test_a_request_that_lives_on_after_its_response_never_touches_the_next_one()
         connection.sendall(request("/first"))
         assert read_response(connection)[2] == b"first"
         connection.sendall(request("/second", "content-length: 6", method="POST") + b"sec")
-        deadline = time.monotonic() + TIMEOUT_S
-        while server.call(lambda: server.loop.reactor.requests_in_progress) != 1 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until(lambda: server.call(lambda: server.loop.reactor.requests_in_progress) == 1)
         go_on.set()
         assert done.wait(TIMEOUT_S)
         connection.sendall(b"ond")
@@ -1115,9 +1114,7 @@ def test_a_task_that_outlives_a_failed_request_never_touches_the_next_one() -> N
         connection.sendall(request("/first"))
         assert read_response(connection)[0] == 500
         connection.sendall(request("/second", "content-length: 6", method="POST") + b"sec")
-        deadline = time.monotonic() + TIMEOUT_S
-        while server.call(lambda: server.loop.reactor.requests_in_progress) != 1 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until(lambda: server.call(lambda: server.loop.reactor.requests_in_progress) == 1)
         failed.set()
         assert done.wait(TIMEOUT_S)
         connection.sendall(b"ond")

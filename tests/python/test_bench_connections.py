@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import PENSTOCK, clean_environment
+from waiting import wait_until
 
 from penstock.bench.crowd import CrowdFound, CrowdLoad, Phase, Plan, Room, plan_for, report, room
 from penstock.bench.crowd.memory import Memory, PerConnection
@@ -208,10 +209,7 @@ def test_an_interrupted_run_leaves_no_process():
         run.kill()
         run.wait()
     # They go by themselves once they notice.
-    deadline = time.monotonic() + 30
-    while left := [pid for pid in crew if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.02)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in crew), f"some of {crew} stay")
 
 
 def test_a_load_that_does_not_fit_ends_before_anything_is_started():

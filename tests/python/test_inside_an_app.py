@@ -27,6 +27,7 @@ import httpx
 import pytest
 import sniffio
 from threaded_server import TIMEOUT_S, ThreadedServer, read_body, read_head, read_response, respond, threaded_server
+from waiting import wait_until
 
 Handler = Callable[[Any, Any, Any], Awaitable[Any]]
 GET = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n"
@@ -219,9 +220,7 @@ def test_callbacks_on_the_current_task_run_once_when_their_own_request_ends(susp
             connection.sendall(GET)
             read_response(connection)
             server.call(lambda: None)
-        deadline = time.monotonic() + TIMEOUT_S
-        while len(called) < 3 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until(lambda: len(called) >= 3, lambda: repr(called))
     assert called == [(1, True), (2, True), (3, True)]
 
 
@@ -276,9 +275,7 @@ def test_all_tasks_shows_suspended_requests_and_no_spare_ones() -> None:
         before = server.call(lambda: len(asyncio.all_tasks()))
         for _ in range(5):
             stack.enter_context(server.connect()).sendall(GET.replace(b"/ ", b"/wait "))
-        deadline = time.monotonic() + TIMEOUT_S
-        while waiting < 5 and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_until(lambda: waiting == 5)
         tasks = server.call(lambda: [repr(task) for task in asyncio.all_tasks()])
     assert len(tasks) == before + 5
     assert sum("app" in task for task in tasks) >= 5, tasks
@@ -296,9 +293,7 @@ def test_a_suspended_request_can_be_looked_at() -> None:
 
     with threaded_server(app) as server, server.connect() as connection:
         connection.sendall(GET)
-        deadline = time.monotonic() + TIMEOUT_S
-        while not (found := server.call(look)) and time.monotonic() < deadline:
-            time.sleep(0.001)
+        found = wait_until(lambda: server.call(look))
         assert found[0][0][0].f_code is app.__code__
         assert read_response(connection)[2] == b"x"
 
@@ -665,13 +660,6 @@ def ended(server: ThreadedServer) -> list[str]:
     return vars(server)["ended"]
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
 @PREFIXES
 def test_starlette_streams_files_uploads_and_threads(starlette: ThreadedServer, prefix: str) -> None:
     with httpx.Client(base_url=starlette.url + prefix, timeout=TIMEOUT_S) as client:
@@ -705,7 +693,7 @@ def test_a_background_task_runs_after_the_response_and_the_connection_goes_on(
         for n in range(20):
             body = b"the next request's own %d" % n
             assert client.post("/echo", content=body).content == body
-        wait_for(lambda: "background" in ended(starlette))
+        wait_until(lambda: "background" in ended(starlette))
 
 
 @PREFIXES
@@ -718,7 +706,7 @@ def test_server_sent_events_end_with_their_listener(starlette: ThreadedServer, p
         received = b""
         while b"data: 3" not in received:
             received += connection.recv(1000)
-    wait_for(lambda: "events" in ended(starlette))
+    wait_until(lambda: "events" in ended(starlette))
     assert starlette.log.count("Exception in ASGI application") == before, starlette.log
 
 
@@ -726,8 +714,8 @@ def test_a_handler_learns_that_its_client_has_left(starlette: ThreadedServer) ->
     ended(starlette).clear()
     with starlette.connect() as connection:
         connection.sendall(GET.replace(b"/ ", b"/wait "))
-        wait_for(lambda: starlette.call(lambda: starlette.loop.reactor.requests_in_progress))
-    wait_for(lambda: "disconnected" in ended(starlette))
+        wait_until(lambda: starlette.call(lambda: starlette.loop.reactor.requests_in_progress))
+    wait_until(lambda: "disconnected" in ended(starlette))
 
 
 # ---- FastAPI ------------------------------------------------------------------------------------------------------

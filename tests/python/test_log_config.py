@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import HELLO_APP, Server
+from waiting import wait_until
 
 Serve = Callable[..., Server]
 
@@ -73,12 +74,10 @@ def test_the_server_s_words_go_where_the_file_says(serve: Serve, tmp_path: Path,
 
 
 def wait_for_line(path: Path, line: str) -> None:
-    import time
+    def written() -> str:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
-    deadline = time.monotonic() + 20
-    while not path.exists() or line not in path.read_text(encoding="utf-8"):
-        assert time.monotonic() < deadline, path.read_text(encoding="utf-8") if path.exists() else "no file"
-        time.sleep(0.02)
+    wait_until(lambda: line in written(), lambda: written() or f"no {path}")
 
 
 @pytest.mark.parametrize(

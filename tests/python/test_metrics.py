@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from conftest import HELLO_APP, Server
-from scrapes import COUNTING, LOOKED, OPENMETRICS, TIMEOUT_S, Samples, fetch, json_of, port_of, scrape, total, until
+from scrapes import COUNTING, LOOKED, OPENMETRICS, TIMEOUT_S, Samples, fetch, json_of, port_of, scrape, total
+from waiting import wait_until
 
 from penstock import ConfigError, ServerConfig, _core, metrics
 
@@ -31,7 +32,7 @@ async def app(scope, receive, send):
 
 
 def counts_until(port: int, name: str, value: float, **labels: str) -> Samples:
-    return until(lambda: (found := scrape(port)) and total(found, name, **labels) == value and found, name)
+    return wait_until(lambda: (found := scrape(port)) and total(found, name, **labels) == value and found, name)
 
 
 def test_every_request_is_counted_once_by_its_status_and_its_time(serve: Serve):
@@ -120,15 +121,15 @@ def test_connections_are_told_apart_by_how_they_ended(serve: Serve):
 def test_what_a_killed_worker_had_counted_is_not_lost(serve: Serve):
     server = serve(HELLO_APP, *SHOWN, "--workers", "2")
     port = port_of(server)
-    until(lambda: total(scrape(port), "penstock_workers", state="ready") == 2)
+    wait_until(lambda: total(scrape(port), "penstock_workers", state="ready") == 2)
     for _ in range(20):
         server.get()
     before = counts_until(port, "penstock_http_responses_total", 20)
     starts = total(before, "penstock_worker_starts_total")
     for worker in json_of(port, "status")["workers"]:
         os.kill(worker["pid"], signal.SIGKILL)
-    until(lambda: total(scrape(port), "penstock_worker_starts_total") == starts + 2)
-    until(lambda: total(scrape(port), "penstock_workers", state="ready") == 2)
+    wait_until(lambda: total(scrape(port), "penstock_worker_starts_total") == starts + 2)
+    wait_until(lambda: total(scrape(port), "penstock_workers", state="ready") == 2)
     after = scrape(port)
     assert total(after, "penstock_http_responses_total") == 20
     for series, value in before.items():
@@ -148,8 +149,8 @@ def test_a_reload_leaves_counts_and_takes_levels_along(serve: Serve):
         assert held.recv(1000)
         counts_until(port, "penstock_connections_open", 1)
         server.signal(signal.SIGHUP)
-        until(lambda: total(scrape(port), "penstock_worker_info", generation="2", state="ready") == 1)
-    until(lambda: total(scrape(port), "penstock_worker_info") == 1)
+        wait_until(lambda: total(scrape(port), "penstock_worker_info", generation="2", state="ready") == 1)
+    wait_until(lambda: total(scrape(port), "penstock_worker_info") == 1)
     samples = scrape(port)
     assert total(samples, "penstock_http_responses_total") == 2
     assert total(samples, "penstock_connections_open") == 0
@@ -172,14 +173,14 @@ def test_an_upgrade_hands_the_place_of_the_metrics_over(serve: Serve):
             return None  # Between the two, for half a second at most.
         return now if now != former else None
 
-    pid = until(successor)
+    pid = wait_until(successor)
     try:
         assert server.process.wait(TIMEOUT_S) == 0  # Its log goes on: the successor writes it.
         assert server.get().startswith(b"HTTP/1.1 200 ")
         counts_until(port, "penstock_http_responses_total", 1)
     finally:
         os.kill(pid, signal.SIGTERM)
-        until(lambda: not Path(f"/proc/{pid}").exists() or b") Z" in Path(f"/proc/{pid}/stat").read_bytes())
+        wait_until(lambda: not Path(f"/proc/{pid}").exists() or b") Z" in Path(f"/proc/{pid}/stat").read_bytes())
 
 
 def test_several_event_loops_are_told_apart_and_so_is_who_accepts_for_them(serve: Serve):
@@ -217,7 +218,7 @@ def test_wsgi_threads_and_static_files_have_theirs(serve: Serve, tmp_path: Path)
     for _ in range(3):
         assert server.get("/files/a.txt").endswith(b"\r\n\r\na")
     samples = counts_until(port, "penstock_http_responses_total", 4, code="200")
-    samples = until(lambda: (found := scrape(port)) and total(found, "penstock_wsgi_threads") == 3 and found)
+    samples = wait_until(lambda: (found := scrape(port)) and total(found, "penstock_wsgi_threads") == 3 and found)
     assert total(samples, "penstock_wsgi_requests_taken_total") == 1
     assert total(samples, "penstock_http_native_answers_total") == 3
     assert total(samples, "penstock_static_lookups_total", result="hit") >= 1
@@ -247,12 +248,12 @@ def test_over_several_workers_they_add_up_and_outlive_their_worker(serve: Serve)
     assert total(scrape(port), "level") == 3 * len(pids)
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: total(scrape(port), "level") == 0, "live gauges go with their worker")
+    wait_until(lambda: total(scrape(port), "level") == 0, "live gauges go with their worker")
     after = scrape(port)
     assert total(after, "visits_total") == 10
     assert total(after, "size_count") == 10
     assert total(after, "size_bucket", le="10.0") == 10
-    until(lambda: total(scrape(port), "penstock_workers", state="ready") == 2)
+    wait_until(lambda: total(scrape(port), "penstock_workers", state="ready") == 2)
     server.get("/b")
     assert total(scrape(port), "visits_total") == 11
 
@@ -263,10 +264,10 @@ def test_their_directory_does_not_grow_with_workers_that_are_gone_and_goes_in_th
     for generation in range(2, 5):
         server.get()
         server.signal(signal.SIGHUP)
-        until(
+        wait_until(
             lambda now=str(generation): total(scrape(port), "penstock_worker_info", generation=now, state="ready") == 1
         )
-    until(lambda: total(scrape(port), "penstock_worker_info") == 1)
+    wait_until(lambda: total(scrape(port), "penstock_worker_info") == 1)
     assert total(scrape(port), "visits_total") == 3
     (directory,) = tmp_path.glob("penstock-metrics-*")
     assert {file.name for file in directory.iterdir()} <= {"counter_gone.db", "histogram_gone.db"} | {
@@ -352,8 +353,8 @@ def test_a_worker_that_is_forked_meanwhile_keeps_no_scrape_open(serve: Serve):
         connection.sendall(b"GET /-/status.json HTTP/1.1\r\nhost: a\r\n\r\n")
         assert connection.recv(1 << 20).startswith(b"HTTP/1.1 200 ")
         os.kill(json_of(port, "status")["workers"][0]["pid"], signal.SIGKILL)
-        until(lambda: total(scrape(port), "penstock_worker_starts_total") == 2)
-        until(lambda: total(scrape(port), "penstock_workers", state="ready") == 1)
+        wait_until(lambda: total(scrape(port), "penstock_worker_starts_total") == 2)
+        wait_until(lambda: total(scrape(port), "penstock_workers", state="ready") == 1)
         connection.sendall(b"GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         received = b""
         while piece := connection.recv(1 << 20):
@@ -459,7 +460,7 @@ def test_the_lag_of_timers_and_the_time_at_work_are_measured(serve: Serve):
     )
     port = port_of(server)
     server.get()
-    samples = until(
+    samples = wait_until(
         lambda: (
             (found := scrape(port))
             and total(found, "penstock_loop_lag_seconds_sum") > 0.2

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 from browsers import INSTALL_TIMEOUT_S, Browser
 from conftest import HELLO_APP, Server
-from scrapes import fetch, json_of, loaded, port_of, until
+from scrapes import fetch, json_of, loaded, port_of
+from waiting import wait_until
 
 Serve = Callable[..., Server]
 SHOWN = ("--metrics-bind", "0", "--lifespan", "off")
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.timeout(INSTALL_TIMEOUT_S)
 
 def open_page(browser: Browser, port: int, page: str = "") -> None:
     browser.open(f"http://127.0.0.1:{port}/-/{page}")
-    until(lambda: browser.run("return document.querySelector('main').children.length") > 0)
+    wait_until(lambda: browser.run("return document.querySelector('main').children.length") > 0)
 
 
 def tile(browser: Browser, name: str) -> str:
@@ -46,18 +47,18 @@ def test_the_status_page_is_live_and_draws_what_happens(serve: Serve, browser: B
     with loaded(server):
         open_page(browser, port)
         assert browser.title() == "Penstock: status"
-        until(lambda: tile(browser, "Responses")[:1].strip("0").isdigit(), "responses a second")
-        until(lambda: tile(browser, "p99").endswith("s"), "a time to answer")
-        until(lambda: browser.run(DRAWN) >= 6, "lines are drawn")
+        wait_until(lambda: tile(browser, "Responses")[:1].strip("0").isdigit(), "responses a second")
+        wait_until(lambda: tile(browser, "p99").endswith("s"), "a time to answer")
+        wait_until(lambda: browser.run(DRAWN) >= 6, "lines are drawn")
     assert [row[3] for row in cells(browser)] == ["ready", "ready"]
     assert {row[1] for row in cells(browser)} == {str(worker["pid"]) for worker in json_of(port, "status")["workers"]}
     first = int(json_of(port, "status")["workers"][0]["pid"])
     os.kill(first, signal.SIGKILL)
-    until(
+    wait_until(
         lambda: len(now := cells(browser)) == 2 and str(first) not in {row[1] for row in now}, "the new worker is shown"
     )
     server.stop()
-    until(
+    wait_until(
         lambda: (
             "no answer"
             in browser.run(
@@ -72,14 +73,14 @@ def test_connections_and_reactors_tell_each_worker(serve: Serve, browser: Browse
     port = port_of(server)
     with loaded(server):
         open_page(browser, port, "connections")
-        until(lambda: [row[0] for row in cells(browser)] == ["0", "1", "main"])
-        until(lambda: int(cells(browser)[2][4]) > 0, "the main one accepts")
-        until(lambda: browser.run(DRAWN) >= 2)
+        wait_until(lambda: [row[0] for row in cells(browser)] == ["0", "1", "main"])
+        wait_until(lambda: int(cells(browser)[2][4]) > 0, "the main one accepts")
+        wait_until(lambda: browser.run(DRAWN) >= 2)
         open_page(browser, port, "reactors")
         assert browser.title() == "Penstock: reactors"
-        until(lambda: [row[0] for row in cells(browser)] == ["0", "1", "main"])
-        until(lambda: cells(browser)[0][2].endswith("%"), "the share of time at work")
-        until(lambda: browser.run(DRAWN) >= 2)
+        wait_until(lambda: [row[0] for row in cells(browser)] == ["0", "1", "main"])
+        wait_until(lambda: cells(browser)[0][2].endswith("%"), "the share of time at work")
+        wait_until(lambda: browser.run(DRAWN) >= 2)
         assert browser.run("return [...document.querySelectorAll('h2')].map(each => each.hidden)") == [False, True]
 
 
@@ -113,21 +114,21 @@ def test_single_connections_are_shown_and_found(serve: Serve, browser: Browser):
         peers = ["{}:{}".format(*each.getsockname()) for each in (idle, waiting)]
         open_page(browser, port_of(server), "connections")
         both = {(peers[0], "idle", ""), (peers[1], "handling", "GET /<b>bold</b>")}
-        until(lambda: set(shown()) == both, "both are shown, and what they ask is text")
+        wait_until(lambda: set(shown()) == both, "both are shown, and what they ask is text")
         assert browser.run(about) == "2 of 2 shown, 2 open"
         choose("select[aria-label=State]", "idle")
-        until(lambda: shown() == [(peers[0], "idle", "")])
+        wait_until(lambda: shown() == [(peers[0], "idle", "")])
         assert browser.run(about) == "1 of 1 shown, 2 open"
         choose("input[type=search]", "no address")
-        until(lambda: browser.run(about).startswith("Expected peer to be addresses"))
+        wait_until(lambda: browser.run(about).startswith("Expected peer to be addresses"))
         choose("input[type=search]", "10.0.0.0/8")
-        until(lambda: browser.run(about) == "0 of 0 shown, 2 open")
+        wait_until(lambda: browser.run(about) == "0 of 0 shown, 2 open")
 
 
 def test_the_settings_are_shown_and_found(serve: Serve, browser: Browser):
     server = serve(HELLO_APP, *SHOWN, "--header", "X-Key: hunter2", "--root-path", "/<b>bold</b>")
     open_page(browser, port_of(server), "config")
-    until(lambda: len(cells(browser)) > 50)
+    wait_until(lambda: len(cells(browser)) > 50)
     shown = {row[0]: row[1] for row in cells(browser)}
     assert shown["--root-path"] == "/<b>bold</b>", "text, not markup"
     assert "hunter2" not in str(shown)
@@ -137,7 +138,7 @@ def test_the_settings_are_shown_and_found(serve: Serve, browser: Browser):
         "return [...document.querySelectorAll('tr')].filter(row => row.offsetParent)"
         ".map(row => row.cells[0].textContent)"
     )
-    until(lambda: "--root-path" in browser.run(visible) and len(browser.run(visible)) < 5)
+    wait_until(lambda: "--root-path" in browser.run(visible) and len(browser.run(visible)) < 5)
 
 
 def test_pages_are_dark_where_people_want_them_dark(serve: Serve, browser: Browser):
@@ -158,7 +159,7 @@ def test_pages_load_nothing_from_elsewhere_and_run_nothing_but_their_own(serve: 
     assert "default-src 'self'" in response.headers["content-security-policy"]
     assert "//" not in page
     open_page(browser, port)
-    until(lambda: tile(browser, "Connections") != "")
+    wait_until(lambda: tile(browser, "Connections") != "")
     loaded_from = browser.run("return performance.getEntriesByType('resource').map(each => new URL(each.name).host)")
     assert set(loaded_from) == {f"127.0.0.1:{port}"}
     browser.run(

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from conftest import HELLO_APP, Server
 from others import NOBODY, asked_by_nobody, let_others_in, with_standard_library_at_hand
-from scrapes import COUNTING, json_of, port_of, scrape, total, until
+from scrapes import COUNTING, json_of, port_of, scrape, total
+from waiting import wait_until
 
 from penstock.supervisor import control
 
@@ -72,7 +73,7 @@ def test_the_place_of_the_metrics_may_ask_for_rights_that_the_application_has_no
     server = serve(COUNTING, "--metrics-bind", str(port), *AS_NOBODY, *workers, env=env)
     for _ in range(4):
         server.get("/a")
-    samples = until(
+    samples = wait_until(
         lambda: (found := scrape(port)) and total(found, "penstock_http_responses_total", code="200") == 4 and found
     )
     assert total(samples, "visits_total", path="/a") == 4
@@ -86,7 +87,9 @@ def test_workers_without_rights_count_in_the_supervisors_memory_and_outlive_thei
     port = port_of(server)
     for _ in range(10):
         server.get("/a")
-    before = until(lambda: (found := scrape(port)) and total(found, "penstock_http_responses_total") == 10 and found)
+    before = wait_until(
+        lambda: (found := scrape(port)) and total(found, "penstock_http_responses_total") == 10 and found
+    )
     assert total(before, "visits_total") == 10
     assert total(before, "penstock_loop_busy_seconds_total") > 0
     directory = kept_in(tmp_path)
@@ -94,17 +97,19 @@ def test_workers_without_rights_count_in_the_supervisors_memory_and_outlive_thei
     former = {worker["pid"] for worker in workers_of(port)}
     for pid in former:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: total(scrape(port), "penstock_worker_starts_total") == 4)
-    until(lambda: total(scrape(port), "penstock_workers", state="ready") == 2)
+    wait_until(lambda: total(scrape(port), "penstock_worker_starts_total") == 4)
+    wait_until(lambda: total(scrape(port), "penstock_workers", state="ready") == 2)
     successors = {worker["pid"] for worker in workers_of(port)}
     assert not successors & former
     assert {user_of(pid) for pid in successors} == {NOBODY}
     server.get("/b")
-    after = until(lambda: (found := scrape(port)) and total(found, "penstock_http_responses_total") == 11 and found)
+    after = wait_until(
+        lambda: (found := scrape(port)) and total(found, "penstock_http_responses_total") == 11 and found
+    )
     assert total(after, "visits_total") == 11
     assert total(after, "level") == 3, "live gauges of the dead are gone"
     server.signal(signal.SIGHUP)
-    until(lambda: total(scrape(port), "penstock_worker_info", generation="2", state="ready") == 2)
+    wait_until(lambda: total(scrape(port), "penstock_worker_info", generation="2", state="ready") == 2)
     assert total(scrape(port), "visits_total") == 11
     server.stop()
     assert not directory.exists()
@@ -115,7 +120,7 @@ def test_what_a_hostile_application_puts_among_its_values_holds_up_nobody(serve:
     server = counting(serve, tmp_path, workers=1)
     port = port_of(server)
     server.get("/a")
-    until(lambda: total(scrape(port), "visits_total") == 1)
+    wait_until(lambda: total(scrape(port), "visits_total") == 1)
     directory = kept_in(tmp_path)
     secret = tmp_path / "secret"
     secret.write_bytes(next(directory.glob("counter_*.db")).read_bytes())
@@ -130,14 +135,14 @@ def test_what_a_hostile_application_puts_among_its_values_holds_up_nobody(serve:
     os.chown(directory / "counter_4.db", NOBODY, NOBODY)
     assert total(scrape(port), "visits_total") == 1
     server.get("/a")
-    until(lambda: total(scrape(port), "visits_total") == 2)
+    wait_until(lambda: total(scrape(port), "visits_total") == 2)
 
 
 def test_a_link_in_the_place_of_the_values_directory_leads_the_supervisor_nowhere(serve: Serve, tmp_path: Path):
     server = counting(serve, tmp_path, workers=1)
     port = port_of(server)
     server.get("/a")
-    until(lambda: total(scrape(port), "visits_total") == 1)
+    wait_until(lambda: total(scrape(port), "visits_total") == 1)
     directory = kept_in(tmp_path)
     (worker,) = workers_of(port)
     # Where anybody may put something, and which is root's: a pipe there, and what root would write into a file for.
@@ -150,12 +155,12 @@ def test_a_link_in_the_place_of_the_values_directory_leads_the_supervisor_nowher
     os.lchown(directory, NOBODY, NOBODY)
     assert total(scrape(port), "visits_total") == 0
     os.kill(worker["pid"], signal.SIGKILL)
-    until(lambda: total(scrape(port), "penstock_worker_starts_total") == 2)
-    until(lambda: total(scrape(port), "penstock_workers", state="ready") == 1)
+    wait_until(lambda: total(scrape(port), "penstock_worker_starts_total") == 2)
+    wait_until(lambda: total(scrape(port), "penstock_workers", state="ready") == 1)
     assert not (everybodys / "counter_gone.db").exists()
     directory.unlink()
     moved.rename(directory)
-    until(lambda: total(scrape(port), "visits_total") == 1)
+    wait_until(lambda: total(scrape(port), "visits_total") == 1)
 
 
 def test_the_control_socket_is_the_supervisors_users_and_not_the_workers(serve: Serve, tmp_path: Path):
@@ -169,7 +174,7 @@ def test_the_control_socket_is_the_supervisors_users_and_not_the_workers(serve: 
     assert (told["pid"], user_of(told["pid"])) == (shown["pid"], NOBODY)
     assert control.ask(str(path), 120.0, do="reload") == {"workers": 1, "generation": 2}
     assert control.ask(str(path), 120.0, do="scale", workers=2)["workers"] == 2
-    until(lambda: [worker["state"] for worker in workers_of(port_of(server))] == ["ready"] * 2)
+    wait_until(lambda: [worker["state"] for worker in workers_of(port_of(server))] == ["ready"] * 2)
     assert {user_of(worker["pid"]) for worker in workers_of(port_of(server))} == {NOBODY}
 
 

@@ -15,9 +15,10 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from conftest import Server
-from scrapes import fetch, json_of, port_of, until
+from scrapes import fetch, json_of, port_of
 from streams import run
 from streams import until as comes_to_be
+from waiting import wait_until
 
 from penstock import Connection, TCPServer, _core, surveys
 from penstock.event_loop import EventLoop
@@ -71,7 +72,7 @@ def open_in_every_state(server: Server, port: int) -> Generator[dict[str, socket
             opened[state].sendall(ask)
         for state in ("idle", "answering"):
             assert opened[state].recv(1000)
-        until(lambda: states_of(opened, asked(port)) == {state: state for state in ASKS}, "each is in its state")
+        wait_until(lambda: states_of(opened, asked(port)) == {state: state for state in ASKS}, "each is in its state")
         yield opened
 
 
@@ -117,7 +118,7 @@ def test_each_connection_is_told_with_its_state_over_all_workers(serve: Serve):
         opened["sending"].recv(1 << 16, socket.MSG_WAITALL)
         assert asked(port, sort="bytes")["connections"][0]["state"] == "sending"
     # Handlers that wait have theirs until they end.
-    until(lambda: asked(port)["open"] == 2, "and nobody is told of who has gone")
+    wait_until(lambda: asked(port)["open"] == 2, "and nobody is told of who has gone")
 
 
 def test_connections_of_all_workers_are_told_together(serve: Serve):
@@ -128,7 +129,7 @@ def test_connections_of_all_workers_are_told_together(serve: Serve):
         while len({each["pid"] for each in asked(port, rows=200)["connections"]}) < 2:
             assert len(peers) < 150, "it is the other worker's turn at last"
             peers.add(name_of(stack.enter_context(server.connect())))
-        until(lambda: (now := asked(port, rows=200))["open"] == len(now["connections"]) == len(peers))
+        wait_until(lambda: (now := asked(port, rows=200))["open"] == len(now["connections"]) == len(peers))
         told = asked(port, rows=200)
         assert {each["peer"] for each in told["connections"]} == peers
         workers = {(each["worker"], each["pid"]) for each in told["connections"]}
@@ -139,9 +140,9 @@ def test_a_connection_that_has_closed_is_not_told_as_its_successor(serve: Serve)
     server = serve(APP, *SHOWN)
     port = port_of(server)
     with server.connect() as first:
-        until(lambda: [each["peer"] for each in asked(port)["connections"]] == [name_of(first)])
+        wait_until(lambda: [each["peer"] for each in asked(port)["connections"]] == [name_of(first)])
     with server.connect() as second:
-        until(lambda: [each["peer"] for each in asked(port)["connections"]] == [name_of(second)])
+        wait_until(lambda: [each["peer"] for each in asked(port)["connections"]] == [name_of(second)])
 
 
 @pytest.mark.parametrize(
@@ -189,12 +190,12 @@ def test_a_loop_that_does_not_answer_is_told_and_not_waited_for(serve: Serve, tm
     with contextlib.ExitStack() as stack:
         stuck = stack.enter_context(server.connect())
         stuck.sendall(b"GET /stuck HTTP/1.1\r\nhost: a\r\n\r\n")
-        (silent,) = until(lambda: asked(port)["unanswered"])
+        (silent,) = wait_until(lambda: asked(port)["unanswered"])
         # The other goes on serving, and is told of; the stuck one is not asked again.
         if workers:
             for _ in range(3):
                 stack.enter_context(server.connect())
-        told = until(lambda: (now := asked(port)) and now["open"] == (3 if workers else 0) and now)
+        told = wait_until(lambda: (now := asked(port)) and now["open"] == (3 if workers else 0) and now)
         assert told["unanswered"] == [silent]
         assert silent not in {each["worker"] for each in told["connections"]}
         began = time.monotonic()
@@ -202,7 +203,7 @@ def test_a_loop_that_does_not_answer_is_told_and_not_waited_for(serve: Serve, tm
             assert asked(port)["unanswered"] == [silent]
         assert time.monotonic() - began < 5 * 3.0
         (tmp_path / "released").touch()
-        until(lambda: asked(port)["unanswered"] == [], "it answers again")
+        wait_until(lambda: asked(port)["unanswered"] == [], "it answers again")
         assert asked(port)["open"] == (4 if workers else 1)
 
 
@@ -211,9 +212,9 @@ def test_a_worker_that_dies_owes_no_answer(serve: Serve):
     port = port_of(server)
     with server.connect() as stuck:
         stuck.sendall(b"GET /stuck HTTP/1.1\r\nhost: a\r\n\r\n")
-        until(lambda: asked(port)["unanswered"] == ["0"])
+        wait_until(lambda: asked(port)["unanswered"] == ["0"])
         os.kill(json_of(port, "status")["workers"][0]["pid"], signal.SIGKILL)
-        until(lambda: asked(port)["unanswered"] == [] and server.get().startswith(b"HTTP/1.1 200 "))
+        wait_until(lambda: asked(port)["unanswered"] == [] and server.get().startswith(b"HTTP/1.1 200 "))
 
 
 def test_several_event_loops_of_a_process_are_asked(serve: Serve):
@@ -222,7 +223,7 @@ def test_several_event_loops_of_a_process_are_asked(serve: Serve):
     with contextlib.ExitStack() as stack:
         for _ in range(4):
             stack.enter_context(server.connect())
-        told = until(lambda: (now := asked(port)) and now["open"] == 4 and now)
+        told = wait_until(lambda: (now := asked(port)) and now["open"] == 4 and now)
         assert {each["worker"] for each in told["connections"]} == {"0", "1"}
         assert told["unanswered"] == []
 
@@ -230,7 +231,7 @@ def test_several_event_loops_of_a_process_are_asked(serve: Serve):
 def test_streams_and_unix_sockets_are_connections_too(serve: Serve, tmp_path: Path):
     server = serve(APP, *SHOWN, "--uds", str(tmp_path / "app"))
     with server.connect():
-        told = until(lambda: (now := asked(port_of(server), peer="unix")) and now["matched"] == 1 and now)
+        told = wait_until(lambda: (now := asked(port_of(server), peer="unix")) and now["matched"] == 1 and now)
         (row,) = told["connections"]
         assert (row["peer"], row["received_bytes"], row["idle_s"]) == ("unix", None, None)
 
@@ -297,7 +298,7 @@ def test_the_control_socket_tells_them_to_a_terminal_and_to_programs(
         def told() -> dict[str, Any]:
             return json.loads(penstock("ctl", "--control", str(control), "connections", "--json").stdout)
 
-        until(lambda: {each["state"] for each in told()["connections"]} == {"idle", "handling"})
+        wait_until(lambda: {each["state"] for each in told()["connections"]} == {"idle", "handling"})
         shown = penstock("ctl", "--control", str(control), "connections", "--state", "handling").stdout
         assert shown.startswith("1 of 1 shown, 2 open\n")
         assert name_of(waiting) in shown

@@ -19,7 +19,8 @@ import pytest
 import yaml
 from conformance.servers import free_port, running
 from conftest import Server
-from scrapes import OPENMETRICS, fetch, port_of, until
+from scrapes import OPENMETRICS, fetch, port_of
+from waiting import wait_until
 
 from penstock import _core
 
@@ -197,7 +198,7 @@ def test_each_alert_fires_when_it_should_and_not_otherwise(tmp_path: Path):
 class Prometheus:
     def __init__(self, port: int) -> None:
         self._port = port
-        until(self._is_ready, "Prometheus has not replayed its log")
+        wait_until(self._is_ready, "Prometheus has not replayed its log")
 
     def _is_ready(self) -> bool:
         try:

@@ -6,12 +6,12 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import HELLO_APP, Server
+from waiting import wait_until
 
 import penstock as package
 from penstock import ConfigError, ServerConfig
@@ -32,13 +32,6 @@ def save(directory: Path, content: str, name: str = "main.py") -> None:
     fresh = directory / f".{name}.new"
     fresh.write_text(content, encoding="utf-8")
     fresh.rename(directory / name)
-
-
-def wait_until(condition: Callable[[], bool], server: Server) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, server.log
-        time.sleep(0.02)
 
 
 def answers(server: Server, body: bytes) -> bool:
@@ -68,7 +61,7 @@ def test_saved_code_is_served_and_nobody_is_refused_meanwhile(reloading: Callabl
     try:
         for word in ("two", "three"):
             save(tmp_path, APP % word)
-            wait_until(lambda word=word: any(word.encode() in each for each in seen[-5:]), server)
+            wait_until(lambda word=word: any(word.encode() in each for each in seen[-5:]), lambda: server.log)
     finally:
         over.set()
         asking.join()
@@ -99,7 +92,7 @@ def test_an_application_that_cannot_start_is_told_and_awaited(reloading: Callabl
     server.wait_for_log("Waiting for a file to change")
     server.wait_for_log("ModuleNotFoundError")
     (tmp_path / "helper.py").touch()
-    wait_until(lambda: answers(server, b"two"), server)
+    wait_until(lambda: answers(server, b"two"), lambda: server.log)
 
 
 def test_an_endless_response_does_not_keep_the_new_code_waiting(reloading: Callable[..., Server], tmp_path: Path):
@@ -116,7 +109,7 @@ def test_an_endless_response_does_not_keep_the_new_code_waiting(reloading: Calla
         assert stream.recv(4096).startswith(b"HTTP/1.1 200")
         save(tmp_path, APP % "two")
         server.wait_for_log("Finished server process")
-        wait_until(lambda: answers(server, b"two"), server)
+        wait_until(lambda: answers(server, b"two"), lambda: server.log)
 
 
 def test_files_that_are_no_code_change_nothing(reloading: Callable[..., Server], tmp_path: Path):
@@ -211,7 +204,7 @@ def test_a_program_can_be_its_own_server(tmp_path: Path, serve: Serve):
 
         assert b"one" in ask()
         save(tmp_path / "site", APP % "two", "shop.py")
-        wait_until(lambda: b"two" in ask(), server)
+        wait_until(lambda: b"two" in ask(), lambda: server.log)
         server.stop()
         assert not (tmp_path / "a.sock").exists()
     finally:

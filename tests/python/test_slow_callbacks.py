@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conftest import HELLO_APP, Server
-from scrapes import port_of, scrape, total, until
+from scrapes import port_of, scrape, total
+from waiting import wait_until
 
 Serve = Callable[..., Server]
 
@@ -45,7 +46,7 @@ def test_the_stack_that_keeps_a_loop_is_logged_while_it_does_and_how_long_afterw
     assert "Python has kept the event loop for " in log
     assert re.search(r"\(--slow-callback 0\.2\)\. It runs:\n(.*\n)*.*, in dawdle\n +time\.sleep\(0\.6\)", log), log
     assert float(re.findall(r"had kept it for ([\d.e+]+) s", log)[0]) >= 0.6
-    until(lambda: total(scrape(port_of(server)), "penstock_python_slow_callbacks_total") == 1)
+    wait_until(lambda: total(scrape(port_of(server)), "penstock_python_slow_callbacks_total") == 1)
 
 
 def test_a_timer_and_a_callback_are_watched_like_a_handler(serve: Serve):

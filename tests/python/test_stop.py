@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Server
 from threaded_server import TIMEOUT_S, read_response, read_to_end
+from waiting import wait_until
 
 Serve = Callable[..., Server]
 
@@ -286,7 +287,4 @@ def test_no_process_and_no_listener_is_left(serve: Serve) -> None:
 
 
 def _wait_for_lines(server: Server, text: str, count: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while server.log.count(text) < count:
-        assert time.monotonic() < deadline, server.log
-        time.sleep(0.002)
+    wait_until(lambda: server.log.count(text) >= count, lambda: server.log)

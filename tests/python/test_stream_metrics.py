@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import PENSTOCK, Server, clean_environment
-from scrapes import json_of, port_of, scrape, total, until
+from scrapes import json_of, port_of, scrape, total
+from waiting import wait_until
 
 from penstock import ConfigError, TCPServer
 
@@ -88,14 +89,14 @@ def test_frames_and_what_is_none_are_counted(start: Start, more: tuple[str, ...]
             for number in range(5):
                 connection.sendall(frame(b"%d" % number) * 2)
                 assert connection.recv(6, socket.MSG_WAITALL) == frame(b"%d" % number) * 2
-        until(lambda: total(scrape(port), "penstock_connections_open") == 2)
+        wait_until(lambda: total(scrape(port), "penstock_connections_open") == 2)
     for wrong in (frame(b"x" * 65), frame(b"raise")):
         with connect(server) as connection:
             connection.sendall(wrong)
             assert connection.recv(1) == b""
     with connect(server) as connection:
         connection.sendall(frame(b"cut off")[:-1])
-    samples = until(
+    samples = wait_until(
         lambda: (found := scrape(port)) and total(found, "penstock_connections_closed_total") == 5 and found
     )
     assert total(samples, "penstock_stream_frames_received_total") == 21
@@ -119,10 +120,10 @@ def test_frames_and_what_is_none_are_counted(start: Start, more: tuple[str, ...]
 def test_connections_beyond_the_limit_are_counted(start: Start):
     server = start()
     held = [connect(server) for _ in range(40)]
-    until(lambda: total(scrape(port_of(server)), "penstock_connections_open") == 40)
+    wait_until(lambda: total(scrape(port_of(server)), "penstock_connections_open") == 40)
     with connect(server) as beyond:
         assert beyond.recv(1) == b""
-    until(lambda: total(scrape(port_of(server)), "penstock_connections_refused_total", reason="limit") == 1)
+    wait_until(lambda: total(scrape(port_of(server)), "penstock_connections_refused_total", reason="limit") == 1)
     for connection in held:
         connection.close()
 
@@ -146,7 +147,7 @@ def test_datagrams_are_counted(start: Start, more: tuple[str, ...]):
         for number in range(5):
             client.send(b"%d" % number)
             assert client.recv(100) == b"%d" % number
-    samples = until(
+    samples = wait_until(
         lambda: (found := scrape(port_of(server))) and total(found, "penstock_datagrams_sent_total") == 5 and found
     )
     assert total(samples, "penstock_datagrams_received_total") == 5

@@ -14,7 +14,7 @@ import pytest
 from conftest import HELLO_APP, Server, clean_environment
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
-from scrapes import until
+from waiting import wait_until
 
 Serve = Callable[..., Server]
 
@@ -95,7 +95,7 @@ class Collector:
         }
 
     def wait_for(self, count: int) -> list[Span]:
-        until(lambda: len(self.spans) >= count, f"{count} spans")
+        wait_until(lambda: len(self.spans) >= count, f"{count} spans")
         return sorted(self.spans, key=lambda span: span.start_time_unix_nano)
 
 

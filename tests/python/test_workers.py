@@ -22,6 +22,7 @@ import pytest
 from conftest import PENSTOCK, Server, clean_environment
 from others import asked_by_nobody, let_others_in
 from threaded_server import TIMEOUT_S, read_response
+from waiting import wait_until
 
 from penstock import _core
 
@@ -92,14 +93,6 @@ def pid_that_answers(server: Server) -> int:
     return int(server.get().rpartition(b"\r\n\r\n")[2])
 
 
-def wait_until(is_so: Callable[[], Any], what: str = "", timeout_s: float = TIMEOUT_S) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while not (outcome := is_so()):
-        assert time.monotonic() < deadline, what or "it never came to be"
-        time.sleep(0.01)
-    return outcome
-
-
 def children(server: Server) -> list[int]:
     pid = server.process.pid
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -112,7 +105,7 @@ def wait_for_others(server: Server, former: set[int]) -> set[int]:
         now = set(children(server))
         return now if len(now) == len(former) and not now & former else set()
 
-    return wait_until(others, server.log)
+    return wait_until(others, lambda: server.log)
 
 
 def is_alive(pid: int) -> bool:
@@ -541,7 +534,7 @@ def test_a_worker_that_is_short_of_descriptors_leaves_connections_to_the_other(s
             connection.close()
         return hungry in answers
 
-    wait_until(is_back, server.log)
+    wait_until(is_back, lambda: server.log)
 
 
 def test_a_preloaded_application_is_imported_once(serve: Serve) -> None:

@@ -32,6 +32,7 @@ from threaded_server import (
     read_until,
     threaded_server,
 )
+from waiting import wait_until
 
 Environ = dict[str, Any]
 App = Callable[[Environ, Any], Iterable[bytes]]
@@ -59,13 +60,6 @@ def ask(app: App, bytes_sent: bytes = b"", *, to_head: bool = False, **settings:
 def figures(server: ThreadedServer) -> Any:
     assert server.worker.threads is not None
     return server.worker.threads.server.figures()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.002)
 
 
 def text_app(environ: Environ, start_response: Any) -> list[bytes]:

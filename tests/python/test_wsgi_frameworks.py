@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import re
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import Server
+from waiting import wait_until
 
 DJANGO_APP = """
 import hashlib, os, sys, threading
@@ -249,11 +249,8 @@ def test_django_is_sent_by_the_kernel_and_closed(client_of: Callable[..., tuple[
     client, server = client_of(DJANGO_APP, "main:application")
     for _ in range(5):
         assert client.get("/file").content == LARGE
-    deadline = time.monotonic() + 20
     # The client has the last of it before the application has closed it.
-    while _open_files(server, "large.bin"):
-        assert time.monotonic() < deadline, "the file stays open"
-        time.sleep(0.01)
+    wait_until(lambda: not _open_files(server, "large.bin"), "the file stays open")
 
 
 def _open_files(server: Server, name: str) -> list[str]:

@@ -10,9 +10,10 @@ import contextlib
 import logging
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any
+
+from waiting import wait_until
 
 from penstock import EventLoop, ServerConfig, listener, logs
 from penstock.server import Worker
@@ -114,10 +115,7 @@ class ThreadedServer:
 
     def wait_for_log(self, text: str) -> None:
         """Return once `text` has been logged; fail if it has not been in time."""
-        deadline = time.monotonic() + TIMEOUT_S
-        while text not in self.log:
-            assert time.monotonic() < deadline, f"not logged: {text!r}\n{self.log}"
-            time.sleep(0.002)
+        wait_until(lambda: text in self.log, lambda: f"not logged: {text!r}\n{self.log}")
 
     @property
     def port(self) -> int:
