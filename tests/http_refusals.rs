@@ -215,7 +215,12 @@ fn a_reader_that_never_reads_is_cut_off_and_counted() {
     http.start_response::<ResponseError>(io, token, 200, 0, false, |_| Ok(())).unwrap();
     let body = vec![0; 16 << 20];
     io.append_with(token, |out| out.extend_from_slice(&body)).unwrap();
-    pass(&mut site, Duration::from_secs(50));
+    pass(&mut site, Duration::from_millis(500));
+    // What its side takes meanwhile does not buy it time.
+    peer.read(100_000);
+    pass(&mut site, Duration::from_secs(20));
+    assert_eq!(site.event_loop.io.connections(), 1, "it has its time");
+    pass(&mut site, Duration::from_secs(3));
     assert_eq!((site.event_loop.io.connections(), refusals(&site)), (0, vec![("writes_timed_out", 1)]));
     assert!(peer.read(usize::MAX).len() < body.len());
 }

@@ -10,3 +10,7 @@ pub mod tcp;
 pub mod udp;
 
 pub use slot::Connection;
+
+/// Of the time that a peer may take nothing, a tenth goes before it counts: buffers still fill, the peer's and the kernel's,
+/// and what is taken then tells nothing of the peer. One that never reads would have its time twice.
+const FILL_SHARE: u32 = 10;

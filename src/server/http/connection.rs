@@ -71,6 +71,8 @@ impl Marks {
     pub const AWAITS_PROXY_HEADER: Marks = Marks(4);
     /// Another protocol has taken it over; the HTTP server neither reads nor times it any more.
     pub const UPGRADED: Marks = Marks(8);
+    /// The peer has had no room for a moment: what it takes now may only fill buffers.
+    pub const FILLS: Marks = Marks(16);
 
     pub fn has(self, mark: Marks) -> bool {
         self.0 & mark.0 != 0

@@ -8,6 +8,7 @@ use super::exchange::{Exchange, Stage};
 use super::service::{DRAIN_IDLE, HttpIo, HttpServer};
 use crate::core::{Cause, Token};
 use crate::protocol::http1::HttpError;
+use crate::server::FILL_SHARE;
 
 impl HttpServer {
     pub fn expired(&mut self, io: &mut HttpIo, token: Token) {
@@ -51,6 +52,11 @@ impl HttpServer {
     }
 
     fn look_at_reader(&self, io: &mut HttpIo, token: Token) {
+        if let Some(connection) = io.http(token).filter(|connection| connection.marks.has(Marks::FILLS)) {
+            connection.marks.clear(Marks::FILLS);
+            io.take_progress_bytes(token);
+            return io.set_deadline(token, self.settings.write_window);
+        }
         if self.is_reader_too_slow(io, token) {
             io.counters.writes_timed_out.add(1);
             io.note_cause(token, Cause::Stalled);
@@ -65,10 +71,12 @@ impl HttpServer {
         self.settings.is_too_slow(sent, self.settings.write_window)
     }
 
-    /// The peer's side has no room: from now on it must make some, at the minimum rate.
+    /// The peer's side has no room: it must make some, at the minimum rate, from when all buffers are full.
     pub fn blocked(&mut self, io: &mut HttpIo, token: Token) {
-        io.take_progress_bytes(token);
-        io.set_deadline(token, self.settings.write_window);
+        if let Some(connection) = io.http(token) {
+            connection.marks.set(Marks::FILLS);
+        }
+        io.set_deadline(token, self.settings.write_window / FILL_SHARE);
     }
 
     /// Everything has left: back to the deadline that the connection's stage has.

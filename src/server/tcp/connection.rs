@@ -58,6 +58,8 @@ impl Marks {
     pub const ENDED: Marks = Marks(8);
     /// It has been silent, and was pinged.
     pub const PINGED: Marks = Marks(16);
+    /// The peer has had no room for a moment: what it takes now may only fill buffers.
+    pub const FILLS: Marks = Marks(32);
     /// What keeps frames from the application.
     pub const HELD_BACK: Marks = Marks(1 | 2 | 4);
 

@@ -10,7 +10,7 @@ use crate::core::event_loop::HIGH_WATERMARK_BYTES;
 use crate::core::{Cause, CloseReason, Io, Token};
 use crate::metrics::ReactorCounters;
 use crate::protocol::framing::{FrameError, FrameErrorKind, Framing, Scan};
-use crate::server::Connection;
+use crate::server::{Connection, FILL_SHARE};
 
 pub type StreamIo = Io<Connection>;
 
@@ -323,10 +323,10 @@ impl Streams {
     }
 
     pub fn blocked(&mut self, io: &mut StreamIo, token: Token) {
-        io.take_progress_bytes(token);
         let Some(connection) = io.stream(token) else { return };
+        connection.marks.set(Marks::FILLS, true);
         let timeout = self.settings(connection).write_timeout;
-        io.set_deadline(token, timeout);
+        io.set_deadline(token, timeout / FILL_SHARE);
     }
 
     pub fn unblocked(&mut self, io: &mut StreamIo, token: Token) {
@@ -345,7 +345,9 @@ impl Streams {
             return;
         };
         if is_blocked {
-            if io.take_progress_bytes(token) == 0 {
+            let fills = connection.marks.has(Marks::FILLS);
+            connection.marks.set(Marks::FILLS, false);
+            if io.take_progress_bytes(token) == 0 && !fills {
                 endpoint.counts.closed_slow_readers += 1;
                 io.counters.writes_timed_out.add(1);
                 io.note_cause(token, Cause::Stalled);
