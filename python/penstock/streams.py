@@ -81,7 +81,8 @@ class StreamLimits:
 
     `max_held_bytes`: what waits for a handler that is busy or paused; then reading pauses. `max_unsent_bytes`: what
     waits for a peer that does not read; then `send` raises `SendBufferFull`, and a group cuts the peer off.
-    `write_timeout_s`: how long a peer may read nothing of what waits for it. `max_connections`: 0 is no limit.
+    `write_timeout_s`: how long a peer may read nothing of what waits for it, from a tenth of that after it had no more
+    room, as buffers still fill. `max_connections`: 0 is no limit.
     """
 
     max_held_bytes: int = 64 * 1024

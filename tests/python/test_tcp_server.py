@@ -8,6 +8,7 @@ import contextvars
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -478,6 +479,28 @@ def test_a_peer_that_reads_nothing_for_too_long_is_cut_off():
             await until(lambda: reasons)
             assert reasons == [CloseReason.SLOW_READER]
             assert server.counters()["closed_slow_readers"] == 1
+            peer.close()
+
+    run(main)
+
+
+def test_what_fills_buffers_at_first_buys_a_peer_that_reads_nothing_no_time():
+    reasons: list[CloseReason] = []
+
+    async def main() -> None:
+        server = TCPServer(
+            lambda connection, data: connection.send(bytes(8_000_000)) and None,
+            on_close=lambda connection, reason: reasons.append(reason),
+            limits=StreamLimits(max_unsent_bytes=1 << 24, write_timeout_s=3),
+        )
+        async with server:
+            peer = await Peer.connect(await started(server), receive_buffer=4096)
+            await peer.send(b"go")
+            began = time.monotonic()
+            await peer.receive(200_000)
+            await until(lambda: reasons)
+            assert 2.9 < time.monotonic() - began < 5.5, "it had its time twice"
+            assert reasons == [CloseReason.SLOW_READER]
             peer.close()
 
     run(main)
