@@ -4,7 +4,6 @@
 //! receive brought; `broadcast` sends it to every connection. No server can do with less: it is not a peer, but the
 //! floor under all of them.
 
-use std::collections::HashMap;
 use std::env;
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{TcpListener, TcpStream};
@@ -36,11 +35,14 @@ fn watch(epoll: RawFd, fd: RawFd) {
     assert_eq!(unsafe { epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &mut event) }, 0);
 }
 
-fn accept_all(listener: &TcpListener, epoll: RawFd, members: &mut HashMap<RawFd, TcpStream>) {
+/// `members` are by descriptor.
+fn accept_all(listener: &TcpListener, epoll: RawFd, members: &mut Vec<Option<TcpStream>>) {
     while let Ok((member, _)) = listener.accept() {
         member.set_nonblocking(true).and_then(|()| member.set_nodelay(true)).expect("a fresh socket takes its options");
         watch(epoll, member.as_raw_fd());
-        members.insert(member.as_raw_fd(), member);
+        let at = member.as_raw_fd() as usize;
+        members.resize_with(members.len().max(at + 1), || None);
+        members[at] = Some(member);
     }
 }
 
@@ -63,7 +65,7 @@ fn main() -> Result<()> {
     // SAFETY: takes no pointer.
     let epoll = unsafe { epoll_create1(0) };
     watch(epoll, listener.as_raw_fd());
-    let (mut members, mut buffer) = (HashMap::new(), vec![0; RECEIVE_BYTES]);
+    let (mut members, mut buffer) = (Vec::new(), vec![0; RECEIVE_BYTES]);
     let mut events = [Event { events: 0, fd: 0 }; EVENTS];
     loop {
         // SAFETY: the array has room for so many.
@@ -74,16 +76,14 @@ fn main() -> Result<()> {
                 accept_all(&listener, epoll, &mut members);
                 continue;
             }
-            let Some(received) = members.get(&fd).and_then(|member| receive(member, &mut buffer)) else {
-                members.remove(&fd);
+            let Some(member) = members[fd as usize].as_ref() else { continue };
+            let Some(received) = receive(member, &mut buffer) else {
+                members[fd as usize] = None;
                 continue;
             };
             // What does not fit into a socket's buffer is lost: it always fits in what is measured, or the load complains.
-            if tells_all {
-                for mut member in members.values() {
-                    let _ = member.write(&buffer[..received]);
-                }
-            } else if let Some(mut member) = members.get(&fd) {
+            let told = if tells_all { &members[..] } else { &members[fd as usize..][..1] };
+            for mut member in told.iter().flatten() {
                 let _ = member.write(&buffer[..received]);
             }
         }

@@ -51,6 +51,15 @@ def kept_in(tmp_path: Path) -> Path:
     return directory
 
 
+def visited_once(serve: Serve, tmp_path: Path) -> tuple[Server, int, Path]:
+    """One worker that has counted a visit; the port of its metrics, and where it keeps what it counts."""
+    server = counting(serve, tmp_path, workers=1)
+    port = port_of(server)
+    server.get("/a")
+    wait_until(lambda: total(scrape(port), "visits_total") == 1)
+    return server, port, kept_in(tmp_path)
+
+
 def low_port() -> int:
     """One that only root may listen at, if it comes to that, and that nobody does."""
     for port in range(1023, 600, -1):
@@ -117,11 +126,7 @@ def test_workers_without_rights_count_in_the_supervisors_memory_and_outlive_thei
 
 
 def test_what_a_hostile_application_puts_among_its_values_holds_up_nobody(serve: Serve, tmp_path: Path):
-    server = counting(serve, tmp_path, workers=1)
-    port = port_of(server)
-    server.get("/a")
-    wait_until(lambda: total(scrape(port), "visits_total") == 1)
-    directory = kept_in(tmp_path)
+    server, port, directory = visited_once(serve, tmp_path)
     secret = tmp_path / "secret"
     secret.write_bytes(next(directory.glob("counter_*.db")).read_bytes())
     secret.chmod(0o600)
@@ -139,11 +144,7 @@ def test_what_a_hostile_application_puts_among_its_values_holds_up_nobody(serve:
 
 
 def test_a_link_in_the_place_of_the_values_directory_leads_the_supervisor_nowhere(serve: Serve, tmp_path: Path):
-    server = counting(serve, tmp_path, workers=1)
-    port = port_of(server)
-    server.get("/a")
-    wait_until(lambda: total(scrape(port), "visits_total") == 1)
-    directory = kept_in(tmp_path)
+    _, port, directory = visited_once(serve, tmp_path)
     (worker,) = workers_of(port)
     # Where anybody may put something, and which is root's: a pipe there, and what root would write into a file for.
     (everybodys := tmp_path / "everybodys").mkdir()
